@@ -1,0 +1,170 @@
+"""The command line. Nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geo_subset import __version__
+from geo_subset.errors import GeoSubsetError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells expect it; 0, 1 and 2 are for done, failed and bad usage."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status. Expected errors are shown as one line."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        commands.main(words, prog_name="geo-subset", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except GeoSubsetError as error:
+        click.echo(f"geo-subset: {error}", err=True)
+        return error.exit_status
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(f"\nstopped; what is done is kept. To go on: geo-subset {' '.join(words)}", err=True)
+        return INTERRUPTED
+    return 0
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    function = click.option("--address", metavar="ADDRESS", help="A Ray cluster; default: one started here.")(function)
+    return click.option(
+        "overrides", "--set", multiple=True, metavar="SECTION.KEY=VALUE", help="Overrides a setting; repeatable."
+    )(function)
+
+
+_run_file = click.argument("run_file", metavar="RUN.toml", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="geo-subset")
+def commands() -> None:
+    """From a list of places to a training-ready geo-image dataset.
+
+    places -> retrieve -> merge -> download -> report: one run file in, one run folder out. A stage that is done is
+    skipped; one that was cut off goes on where it stopped.
+    """
+
+
+def _stage_command(name: str, last: str, help_text: str) -> None:
+    @commands.command(name, help=help_text)
+    @_run_file
+    @_options
+    def command(run_file: Path, overrides: tuple[str, ...], address: str | None) -> None:
+        from geo_subset import pipeline, progress, settings
+
+        progress.set_up_logging()
+        loaded = settings.load(run_file, overrides)
+        results = pipeline.run(loaded, last, address)
+        if all(result.skipped for result in results):
+            click.echo("nothing to do: every stage is done already")
+        _where(loaded.run, last)
+
+
+_stage_command("run", "report", "All stages.")
+_stage_command("places", "places", "The places table and the search texts.")
+_stage_command("retrieve", "retrieve", "Images for every place, and what it needs before it.")
+_stage_command("merge", "merge", "One row per URL, and what it needs before it.")
+_stage_command("download", "download", "Webdataset shards, and what they need before them.")
+_stage_command("report", "report", "Numbers, plots and contact sheets, and what they need before them.")
+
+
+@commands.command()
+@_run_file
+@_options
+@click.option("as_json", "--json", is_flag=True, help="Print JSON.")
+def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+    """What is done, what is left, counters and rates."""
+    del address  # taken everywhere; reading a folder needs no cluster
+    from dataclasses import asdict
+
+    from geo_subset import pipeline, settings
+
+    stages = dict(pipeline.status(settings.load(run_file, overrides)))
+    if as_json:
+        click.echo(json.dumps({name: asdict(progress) for name, progress in stages.items()}, indent=1))
+        return
+    for name, progress in stages.items():
+        line = f"{name:<9} {progress.state:<12}"
+        if progress.units is not None and progress.state != "waiting":
+            rate = f", {progress.units_done / progress.seconds:.2f} parts/s" if progress.seconds else ""
+            line += f" {progress.units_done:,} of {progress.units:,} parts{rate}"
+        click.echo(line.rstrip())
+        for counter, count in progress.counters.items():
+            click.echo(f"    {counter:<32} {count:>12,}")
+
+
+@commands.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--places", type=click.IntRange(min=1), default=200, show_default=True, help="US cities to look for.")
+@click.option(
+    "--images", type=click.IntRange(min=1), help="Images in the world.  [default: 5000, or all of the corpus]"
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the world's server; kept with the folder.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Metadata file (URLs and captions) to build it from.")
+@_options
+def demo(
+    out: Path,
+    places: int,
+    images: int | None,
+    port: int | None,
+    corpus: Path | None,
+    overrides: tuple[str, ...],
+    address: str | None,
+) -> None:
+    """The whole pipeline on an embedded world, no network."""
+    from geo_subset import pipeline, progress, runfolder, settings
+    from geo_subset.demo import launch
+
+    progress.set_up_logging()
+    world = launch.build(out, places, images, port, corpus)
+    run_file = launch.write_run_file(world, out)
+    loaded = settings.load(run_file, overrides)
+    with launch.serving(world):
+        results = {result.stage: result for result in pipeline.run(loaded, address=address)}
+    run_url = runfolder.open_run(loaded.run)
+    truth = launch.truth_share(world, run_url)
+    if all(result.skipped for result in results.values()):
+        click.echo("nothing to do: every stage is done already")
+    counters = {name: result.manifest.counters for name, result in results.items()}
+    tars = sum(entry.path.endswith(".tar") for entry in results["download"].manifest.files)
+    click.echo(
+        f"\n{counters['retrieve']['places']:,} places, {counters['retrieve'].get('rows', 0):,} rows, "
+        f"{counters['merge']['samples']:,} distinct images, {counters['download'].get('succeeded', 0):,} downloaded "
+        f"into {tars} shards"
+    )
+    if truth is not None:
+        click.echo(truth.sentence())
+    click.echo(f"shards:   {run_url}/shards")
+    click.echo(f"report:   {run_url}/report/index.html")
+    click.echo(f"run file: {run_file}")
+    click.echo(
+        "Your own places: write them one a line into places.txt, copy examples/midtown_east.toml, set places.path and\n"
+        "retrieve.clip-service.url in it, then: geo-subset run my_run.toml"
+    )
+
+
+def _where(run: str, last: str) -> None:
+    from geo_subset import runfolder
+
+    url = runfolder.open_run(run)
+    folder = runfolder.STAGES[last][0]
+    click.echo(f"{url}/{folder}" + ("/index.html" if last == "report" else ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What can go wrong, as the user sees it. Each message says what happened, where, and what to do.
+
+GeoSubsetError
+├── SettingsError      the run file, an option or an input it names is wrong: nothing was started (exit status 2)
+└── StageError         a stage could not finish; what is done stays done (exit status 1)
+    └── StorageFullError    the disk or the bucket takes no more: the run stops at once
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class GeoSubsetError(Exception):
+    """Base of every error whose message is meant for the user; shown as one line, without a traceback."""
+
+    exit_status = 1
+
+
+class SettingsError(GeoSubsetError):
+    """A setting, an option or an input file is wrong."""
+
+    exit_status = 2
+
+
+class StageError(GeoSubsetError):
+    """A stage could not finish."""
+
+
+class StorageFullError(StageError):
+    """No space is left where the run folder or the scratch space is."""
+
+
+def from_os_error(error: OSError, doing: str) -> StageError:
+    """Turns an OSError met while `doing` something into an error with a clear message."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(
+            f"no space left while {doing}: free some space (or set TMPDIR), then run the same command again"
+        )
+    return StageError(f"{type(error).__name__} while {doing}: {error}")

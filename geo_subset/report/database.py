@@ -1,0 +1,113 @@
+"""The run's tables as SQL views, under a memory limit: what the numbers and the contact sheets are drawn from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from geo_subset import storage, tables
+from geo_subset.errors import StageError
+from geo_subset.runfolder import Manifest, StageFolder
+
+STAGES = ("places", "retrieve", "merge", "download")
+#: For DuckDB; what does not fit spills into scratch space.
+MEMORY_LIMIT = "256MB"
+
+#: These two trust the bounds in parquet files, which leave out NaN: a filter then lets NaN through, or loses it
+#: (duckdb/duckdb#25521).
+_DISTRUSTED = "statistics_propagation,filter_pushdown"
+
+#: The columns of shards/*.parquet that the report reads, for a run that has no shard.
+_IMAGES = pa.schema(
+    [
+        *(tables.SAMPLES.field(name) for name in ("uid", "url", "caption", "place_id", "name", "place_ids")),
+        *(tables.SAMPLES.field(name) for name in ("similarities", "domain")),
+        pa.field("key", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("filename", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Database:
+    """An open connection with the views `places`, `matches`, `failures`, `samples` and `images`.
+
+    `images` holds the rows of shards/*.parquet; its column `filename` is a key of `shards`, whose values are the
+    names of the shards ('00000-1a2b3c4d'). The table `place_images` has one row per place: place_id, name, latitude,
+    longitude and `images`, the distinct URLs among the place's matches.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    manifests: dict[str, Manifest]
+    shards: dict[str, str]
+
+    def rows(self, sql: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql, parameters).fetchall()
+
+    def number(self, sql: str) -> int:
+        """The one integer that a query gives."""
+        return int(self.rows(sql)[0][0] or 0)
+
+
+@contextlib.contextmanager
+def opened(run_url: str) -> Iterator[Database]:
+    """Opens the tables of a run whose first four stages are done. Raises StageError if one of them is not."""
+    folders = {stage: StageFolder(run_url, stage) for stage in STAGES}
+    manifests: dict[str, Manifest] = {}
+    for stage, folder in folders.items():
+        manifest = folder.manifest()
+        if manifest is None:
+            raise StageError(f"{folder.url} has no manifest: the report needs the {stage} stage to be done first")
+        manifests[stage] = manifest
+    shards = [name for name in manifests["download"].paths("") if name.endswith(".parquet")]
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(storage.scratch_folder())
+        connection = stack.enter_context(
+            duckdb.connect(
+                config={
+                    "memory_limit": MEMORY_LIMIT,
+                    "threads": 2,
+                    "temp_directory": str(scratch),
+                    "preserve_insertion_order": False,
+                    "disabled_optimizers": _DISTRUSTED,
+                }
+            )
+        )
+
+        def view(name: str, stage: str, files: list[str], schema: pa.Schema) -> list[str]:
+            local = stack.enter_context(folders[stage].local(files))
+            if local:
+                connection.read_parquet(local, filename="filename" in schema.names).create_view(name)
+            else:
+                connection.register(name, schema.empty_table())
+            return local
+
+        matches = manifests["retrieve"]
+        view("places", "places", manifests["places"].paths("places"), tables.PLACES)
+        view("matches", "retrieve", matches.paths(), tables.MATCHES)
+        view("failures", "retrieve", matches.paths("failures"), tables.FAILURES)
+        view("samples", "merge", manifests["merge"].paths(), tables.SAMPLES)
+        local = view("images", "download", shards, _IMAGES)
+        connection.execute(_PLACE_IMAGES)
+        names = (name.removesuffix(".parquet") for name in shards)
+        yield Database(connection, manifests, dict(zip(local, names, strict=True)))
+
+
+# Two GROUP BYs rather than count(DISTINCT): only the former can spill.
+_PLACE_IMAGES = """
+CREATE TABLE place_images AS
+SELECT place_id, name, latitude, longitude, coalesce(images, 0) AS images
+FROM places LEFT JOIN (
+    SELECT place_id, count(*) AS images
+    FROM (SELECT DISTINCT place_id, url FROM matches WHERE url IS NOT NULL)
+    GROUP BY place_id
+) USING (place_id)
+"""

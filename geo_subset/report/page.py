@@ -1,0 +1,75 @@
+"""The page of the report: one HTML file that carries all it shows, runs no script and fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from geo_subset.report.sheets import Sheets
+from geo_subset.report.text import counted, duration, percent, plain
+
+_FOLDER = Path(__file__).parent
+
+
+def render(title: str, summary: dict[str, Any], plots: dict[str, bytes], sheets: Sheets) -> str:
+    """The page as HTML. `plots` are PNG files by name, as plots.draw makes them."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "n": lambda value: f"{value:,}",
+        "one": lambda value: "–" if value is None else f"{value:,.1f}".removesuffix(".0"),
+        "percent": percent,
+        "duration": duration,
+        "web_link": web_link,
+        "data_uri": data_uri,
+        "plain": plain,
+    }
+    return environment.get_template("template.html.j2").render(
+        title=title, s=summary, plots=plots, sheets=sheets, sentences=sentences(summary)
+    )
+
+
+def sentences(summary: dict[str, Any]) -> list[str]:
+    """The run in a few short sentences."""
+    s, download = summary, summary["download"]
+    lines = [
+        f"{counted(s['places'], 'place')}, {s['places_with_images']:,} with images; "
+        f"{counted(s['matches'], 'row')}, {counted(s['images'], 'distinct image')}."
+    ]
+    if s["places_with_images"]:
+        lines.append(
+            f"A place with images has {s['mean_images_per_place']:,.1f} on average (median "
+            f"{s['median_images_per_place']:,.1f}); {s['images_found_by_several_places']:,} images were found for "
+            "more than one place."
+        )
+    if s["top_domains"]:
+        count = len(s["top_domains"])
+        largest = f"the {count} largest hold" if count > 1 else "the largest holds"
+        lines.append(
+            f"The images come from {counted(s['domains'], 'domain')}; {largest} {percent(s['top_20_domain_share'])}."
+        )
+    if download["attempted"]:
+        lines.append(
+            f"{download['succeeded']:,} of {download['attempted']:,} images were downloaded "
+            f"({percent(download['succeeded'] / download['attempted'])}), into {counted(s['shards'], 'shard')}."
+        )
+    return lines
+
+
+def web_link(url: str) -> str | None:
+    """The URL if a page may link to it: http or https, nothing that runs. None otherwise."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return url if parts.scheme in ("http", "https") and parts.netloc else None
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,26 @@
+"""Words and numbers as the page and the plots show them."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """(1, 'place') -> '1 place', (1096, 'place') -> '1,096 places'"""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def percent(share: float) -> str:
+    """0.37881 -> '37.88 %'"""
+    return f"{100 * share:.2f} %"
+
+
+def duration(seconds: float) -> str:
+    """4.2 -> '4.2 s', 80 -> '1 min 20 s', 7300 -> '2 h 1 min'"""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def plain(text: str | None) -> str:
+    """One line of text: white space and characters that cannot be shown become single spaces."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())

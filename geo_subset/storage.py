@@ -1,0 +1,112 @@
+"""Files on a local disk or any fsspec URL: whole or not at all, and scratch space on the node's own disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+#: Start of the names of files that are being written; what bears it after a crash is rubbish.
+TEMPORARY = ".tmp-"
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    fs, root = fsspec.core.url_to_fs(url)
+    if not isinstance(fs, LocalFileSystem):
+        fs.invalidate_cache()  # listings of a bucket that other processes write to must not be remembered
+    return fs, root
+
+
+def sizes(url: str) -> dict[str, int]:
+    """Name -> bytes of the files directly in a folder; {} if there is no such folder."""
+    fs, root = filesystem(url)
+    try:
+        return {Path(e["name"]).name: e["size"] for e in fs.ls(root, detail=True) if e["type"] == "file"}
+    except FileNotFoundError:
+        return {}
+
+
+def read_text(url: str) -> str | None:
+    fs, path = filesystem(url)
+    try:
+        return bytes(fs.cat_file(path)).decode()
+    except FileNotFoundError:
+        return None
+
+
+def write_text(url: str, text: str) -> None:
+    """Writes a small file, whole or not at all."""
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        with writing(url) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    else:
+        fs.pipe_file(path, text.encode())
+
+
+def remove(url: str) -> None:
+    fs, path = filesystem(url)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def is_local(url: str) -> bool:
+    return isinstance(filesystem(url)[0], LocalFileSystem)
+
+
+@contextlib.contextmanager
+def writing(url: str) -> Iterator[Path]:
+    """A local path to write a file at; on leaving, the file is synced and put in place at `url`, whole."""
+    fs, destination = filesystem(url)
+    with contextlib.ExitStack() as stack:
+        local = isinstance(fs, LocalFileSystem)
+        folder = Path(destination).parent if local else stack.enter_context(scratch_folder())
+        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex[:12]}"
+        stack.callback(temporary.unlink, missing_ok=True)
+        yield temporary
+        if local:
+            sync(temporary)
+            temporary.replace(destination)
+            sync(folder)
+        else:
+            fs.put_file(str(temporary), destination)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder on this node's own disk ($TMPDIR), removed at the end; those of killed processes are removed too."""
+    base, node = Path(tempfile.gettempdir()), hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    for stale in base.glob(f"geo-subset-{node}-*"):
+        pid = stale.name.split("-")[3]
+        if Path("/proc/self").exists() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"geo-subset-{node}-{os.getpid()}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

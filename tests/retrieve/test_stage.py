@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import collections
+import os
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from aiohttp import web
+from fabricate import places, run_settings
+from retrieve.service import serve
+
+from geo_subset import tables
+from geo_subset.errors import StageError
+from geo_subset.retrieve import stage
+from geo_subset.runfolder import StageFolder
+
+COUNT = 60
+
+
+@pytest.fixture
+def run_url(tmp_path):
+    places(str(tmp_path), [{"place_id": f"list:{i}", "name": str(i), "queries": [f"place {i}"]} for i in range(COUNT)])
+    return str(tmp_path)
+
+
+def run(run_url, service, digit="d", **retrieve):
+    service_settings = {"url": service.url, "retries": 0, "timeout": 5.0, **retrieve.pop("clip-service", {})}
+    settings = run_settings(run_url, retrieve={"num_images": 5, "clip-service": service_settings, **retrieve})
+    return stage.run(settings, StageFolder(run_url, "retrieve", digit * 64))
+
+
+def files(manifest):
+    return {entry.path.split("-")[1]: entry.sha256 for entry in manifest.files if entry.path.startswith("part-")}
+
+
+def matches(run_url, manifest):
+    with StageFolder(run_url, "retrieve").local(manifest.paths()) as paths:
+        return pa.concat_tables([pq.read_table(path) for path in paths])
+
+
+def test_all_places_in_order_and_counters_add_up(ray_session, run_url):
+    with serve() as service:
+        manifest = run(run_url, service)
+    table = matches(run_url, manifest)
+    assert table.schema.equals(tables.MATCHES)
+    assert list(dict.fromkeys(table["place_id"].to_pylist())) == [f"list:{i}" for i in range(COUNT)]
+    counters = manifest.counters
+    assert counters["places"] == COUNT
+    assert counters["rows"] == len(table) == 5 * COUNT
+    assert counters["rows_received"] == counters["rows"]
+    assert StageFolder(run_url, "retrieve", "d" * 64).finished() == manifest
+
+
+def test_failed_places_are_tried_again_and_leave_no_trace(ray_session, run_url):
+    async def fault(text, nth):
+        return web.Response(status=500) if hash_of(text) % 5 == 0 and nth == 1 else None
+
+    with serve() as service:
+        undisturbed = files(run(run_url, service))
+    with serve(fault) as service:
+        manifest = run(run_url, service, digit="e")
+        assert max(service.asked.values()) == 2
+        assert sum(service.asked.values()) < 1.5 * COUNT
+    assert manifest.counters["places_failed"] == 0
+    assert files(manifest) == undisturbed
+
+
+def hash_of(text):
+    return int(text.split()[1])
+
+
+def test_too_many_failures_stop_the_stage_and_the_next_run_asks_only_for_those(ray_session, run_url):
+    async def broken(text, nth):
+        return web.Response(status=500) if hash_of(text) % 10 == 3 else None
+
+    with serve() as service:
+        undisturbed = files(run(run_url, service))
+    with serve(broken) as service:
+        with pytest.raises(StageError, match=r"6 of 60 places failed \(http 500: 6; listed in .*failures\.parquet\)"):
+            run(run_url, service, digit="f")
+        failures = pq.read_table(os.path.join(run_url, "matches/failures.parquet"))  # noqa: PTH118
+        assert failures.schema.equals(tables.FAILURES)
+        assert failures["place_id"].to_pylist() == [f"list:{i}" for i in range(3, 60, 10)]
+        service.fault = None
+        service.asked = collections.Counter()
+        manifest = run(run_url, service, digit="f")
+        assert sorted(service.asked) == sorted(f"place {i}" for i in range(3, 60, 10))
+    assert files(manifest) == undisturbed
+
+
+def test_few_failures_are_listed_and_the_stage_ends(ray_session, run_url):
+    async def broken(text, nth):
+        return web.Response(status=500) if text == "place 7" else None
+
+    with serve(broken) as service:
+        manifest = run(run_url, service, max_failures=0.02)
+    assert manifest.counters["places_failed"] == 1
+    table = matches(run_url, manifest)
+    assert len(set(table["place_id"].to_pylist())) == COUNT - 1
+    failures = pq.read_table(os.path.join(run_url, "matches/failures.parquet")).to_pylist()  # noqa: PTH118
+    assert [(f["place_id"], f["query"], f["reason"]) for f in failures] == [("list:7", "place 7", "http 500")]
+
+
+def test_a_killed_actor_is_replaced_and_its_chunks_done_again(ray_session, run_url):
+    killed = []
+
+    async def kill(text, nth):
+        if len(killed) < 2 and hash_of(text) in (20, 45):
+            workers = [p for p in psutil.Process().children(recursive=True) if "ray::Worker" in " ".join(p.cmdline())]
+            killed.append(workers[0].pid)
+            workers[0].kill()
+        return
+
+    with serve() as service:
+        undisturbed = files(run(run_url, service))
+    with serve(kill) as service:
+        manifest = run(run_url, service, digit="e")
+    assert killed
+    assert files(manifest) == undisturbed
+
+
+def test_an_empty_answer_is_a_place_without_rows(ray_session, run_url):
+    async def empty(text, nth):
+        return web.json_response([])
+
+    with serve(empty) as service:
+        manifest = run(run_url, service)
+    assert manifest.counters["rows"] == 0
+    assert manifest.counters["places_no_rows"] == COUNT
+    assert matches(run_url, manifest).num_rows == 0

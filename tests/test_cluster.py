@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from geo_subset import cluster
+from geo_subset.errors import StageError, StorageFullError
+from geo_subset.settings import ClusterSettings
+
+SETTINGS = ClusterSettings(workers=2)
+
+
+def _square(unit, folder):
+    return unit * unit
+
+
+def _marks(folder, unit, name):
+    """Leaves one file a call; returns how many calls there were before."""
+    path = Path(folder) / f"{name}-{unit}"
+    path.mkdir(exist_ok=True)
+    before = len(list(path.iterdir()))
+    (path / str(time.monotonic_ns())).touch()
+    return before
+
+
+def _fails_twice(unit, folder):
+    if _marks(folder, unit, "try") < 2:
+        raise RuntimeError("not\nyet")
+    return unit
+
+
+def _always_fails(unit, folder):
+    _marks(folder, unit, "try")
+    raise RuntimeError("broken\nbeyond repair") if unit == 1 else StageError("clear as it is")
+
+
+def _dies_twice(unit, folder):
+    if unit == 2 and _marks(folder, unit, "try") < 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return unit
+
+
+def _fills_the_disk(unit, folder):
+    _marks(folder, unit, "try")
+    raise StorageFullError("no space left")
+
+
+def outcomes(function, units, folder):
+    return sorted(cluster.run_tasks(function, units, (str(folder),), SETTINGS), key=lambda outcome: outcome.unit)
+
+
+def test_every_unit_has_its_outcome(ray_session, tmp_path):
+    assert [(o.unit, o.result, o.error) for o in outcomes(_square, range(20), tmp_path)] == [
+        (i, i * i, None) for i in range(20)
+    ]
+    assert outcomes(_square, [], tmp_path) == []
+
+
+def test_what_raises_is_tried_three_times(ray_session, tmp_path):
+    assert [o.result for o in outcomes(_fails_twice, [5, 6], tmp_path)] == [5, 6]
+
+
+def test_a_unit_that_keeps_raising_does_not_stop_the_others(ray_session, tmp_path):
+    got = outcomes(_always_fails, [1, 2], tmp_path)
+    assert [o.error for o in got] == ["RuntimeError: broken beyond repair", "clear as it is"]
+    assert len(list((tmp_path / "try-1").iterdir())) == 3
+    assert len(list((tmp_path / "try-2").iterdir())) == 1, "an error meant for the user is final"
+
+
+def test_a_killed_worker_costs_nothing_but_its_unit_again(ray_session, tmp_path):
+    assert [o.result for o in outcomes(_dies_twice, range(5), tmp_path)] == list(range(5))
+    assert len(list((tmp_path / "try-2").iterdir())) == 3
+
+
+def test_a_full_disk_stops_the_run_at_once(ray_session, tmp_path):
+    with pytest.raises(StorageFullError):
+        outcomes(_fills_the_disk, range(1000), tmp_path)
+    assert len(list(tmp_path.iterdir())) < 20
+
+
+def test_no_cluster_at_the_address():
+    import subprocess
+    import sys
+
+    code = (
+        "from geo_subset import cluster, settings, errors\n"
+        "try:\n"
+        "    with cluster.connect(settings.ClusterSettings(), 'http://127.0.0.1:1'): pass\n"
+        "except errors.SettingsError as error: print('SAID', error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert "SAID no Ray cluster at http://127.0.0.1:1" in out.stdout, out.stderr
