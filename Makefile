@@ -25,7 +25,7 @@ demo: $(VENV)/.core
 	$(BIN)/geo-subset demo --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile  # most of a test's time is waiting for processes to start
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

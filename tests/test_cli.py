@@ -92,10 +92,11 @@ def test_corpus_without_captions(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, demo_ports):
     """A finished small demo: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    out = run("demo", "--out", folder, "--places", 20, "--images", 400, "--set", "download.samples_per_shard=150")
+    words = ["--places", 20, "--images", 400, "--port", demo_ports[-1]]
+    out = run("demo", "--out", folder, *words, "--set", "download.samples_per_shard=150")
     assert out.returncode == 0, out.stderr
     return folder, out
 
