@@ -31,8 +31,7 @@ def rows_per_place() -> np.ndarray:
     return rng.permutation(counts)
 
 
-def host_of(number: int, rng: np.random.Generator) -> str:
-    del number
+def host_of(rng: np.random.Generator) -> str:
     top = rng.random() < TOP_SHARE
     index = int(rng.integers(20)) if top else 20 + int(rng.integers(HOSTS - 20))
     return f"127.{1 + index // 65_536}.{index // 256 % 256}.{index % 256}"
@@ -49,7 +48,7 @@ def bodies(port: int) -> dict[str, bytes]:
             if urls and rng.random() < 0.1:
                 url = urls[int(rng.integers(len(urls)))]
             else:
-                url = f"http://{host_of(rank, rng)}:{port}/photos/{place}/{rank}.jpg"
+                url = f"http://{host_of(rng)}:{port}/photos/{place}/{rank}.jpg"
                 urls.append(url)
             rows.append(
                 {
@@ -64,20 +63,20 @@ def bodies(port: int) -> dict[str, bytes]:
     return answers
 
 
-def pictures() -> list[bytes]:
-    """Sixteen JPEGs of 384 x 288 pixels and about 35 kB."""
+def pictures(width: int) -> list[bytes]:
+    """Sixteen JPEGs of 4:3; 384 pixels wide they have about 35 kB."""
     rng = np.random.default_rng(3)
     result = []
     for _ in range(16):
         small = Image.fromarray(rng.integers(0, 255, (72, 96, 3), dtype=np.uint8))
         stream = io.BytesIO()
-        small.resize((384, 288), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=88)
+        small.resize((width, width * 3 // 4), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=88)
         result.append(stream.getvalue())
     return result
 
 
-async def serve(port: int, latency: float) -> None:
-    answers, jpegs = bodies(port), pictures()
+async def serve(port: int, latency: float, width: int) -> None:
+    answers, jpegs = bodies(port), pictures(width)
 
     async def knn(request: web.Request) -> web.Response:
         text = orjson.loads(await request.read())["text"]
@@ -104,7 +103,8 @@ async def serve(port: int, latency: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, default=18500)
+    parser.add_argument("--port", type=int, default=21500)
     parser.add_argument("--latency", type=float, default=0.05)
+    parser.add_argument("--picture-width", type=int, default=384)
     options = parser.parse_args()
-    asyncio.run(serve(options.port, options.latency))
+    asyncio.run(serve(options.port, options.latency, options.picture_width))

@@ -1,9 +1,9 @@
 """A run of the 2022 article's size: wall time of each stage, peak memory of the driver and of the whole tree.
 
-The service (article_service.py) answers each query after 50 ms. Without --download the downloading is left out: on
-two cores it takes longer than all the rest, and has benchmarks of its own.
+The service (article_service.py) answers each query after 50 ms. Without --download the run ends with merge: on two
+cores, shared with the host of the images, downloading takes many times as long as all the rest.
 
-    python benchmarks/article_size.py [--download] [--latency 0.05] [--repeats 3]
+    python benchmarks/article_size.py [--download [--picture-width 384]] [--latency 0.05] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from pathlib import Path
 import psutil
 
 HERE = Path(__file__).parent
+SERVICE_OPTIONS = ("port", "latency", "picture-width")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--download", action="store_true")
+    parser.add_argument("--picture-width", type=int, default=384)
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--port", type=int, default=18500)
+    parser.add_argument("--port", type=int, default=21500)
     options = parser.parse_args()
-    command = [sys.executable, HERE / "article_service.py", f"--port={options.port}", f"--latency={options.latency}"]
+    service_options = [f"--{name}={getattr(options, name.replace('-', '_'))}" for name in SERVICE_OPTIONS]
+    command = [sys.executable, HERE / "article_service.py", *service_options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         try:
             assert service.stdout is not None

@@ -153,8 +153,8 @@ def demo(
     click.echo(f"report:   {run_url}/report/index.html")
     click.echo(f"run file: {run_file}")
     click.echo(
-        "Your own places: write them one a line into places.txt, copy examples/midtown_east.toml, set places.path and\n"
-        "retrieve.clip-service.url in it, then: geo-subset run my_run.toml"
+        f"Next, for your own places: write them one a line into places.txt, fill in {launch.write_next_steps(out)}\n"
+        "(it tells where), and run it: geo-subset run my_places.toml"
     )
 
 

@@ -24,7 +24,7 @@ def demo_ports() -> range:
     from geo_subset.demo import launch
 
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    launch._PORTS = range(18200 + 25 * worker, 18225 + 25 * worker)
+    launch._PORTS = range(21200 + 25 * worker, 21225 + 25 * worker)
     return launch._PORTS
 
 

@@ -109,7 +109,7 @@ def test_demo_ends_with_shards_a_report_and_what_to_do_next(demo):
     folder, out = demo
     assert "show the right place" in out.stdout
     assert f"{folder}/report/index.html" in out.stdout
-    assert "geo-subset run" in out.stdout
+    assert f"fill in {folder}/my_places.toml" in out.stdout
     assert (folder / "report" / "index.html").stat().st_size > 50_000
     assert list((folder / "shards").glob("*.tar"))
 
@@ -131,6 +131,16 @@ def test_the_shards_hold_what_the_report_says(demo):
         meta = json.loads(sample["json"])
         row = table.loc[meta["uid"]]
         assert (meta["url"], meta["place_id"], meta["place_ids"]) == (row.url, row.place_id, list(row.place_ids))
+
+
+def test_the_run_file_to_start_from_is_sound(demo, tmp_path):
+    folder, _ = demo
+    shutil.copy(folder / "my_places.toml", tmp_path)
+    (tmp_path / "places.txt").write_text("Bryant Park\n")
+    out = run("places", tmp_path / "my_places.toml", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    table = pd.read_parquet(tmp_path / "runs/my-places/places/places.parquet")
+    assert list(table.queries[0]) == ["Bryant Park in midtown east, united states"]
 
 
 def test_the_second_run_does_nothing_and_says_so(demo):

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from geo_subset.demo.web import HOSTS, SERVICE_HOST
 from geo_subset.demo.world import World
 from geo_subset.errors import SettingsError, StageError
 
-__all__ = ["Truth", "World", "build", "run_tree", "serving", "truth_share", "write_run_file"]
+__all__ = ["Truth", "World", "build", "run_tree", "serving", "truth_share", "write_next_steps", "write_run_file"]
 
 DEFAULT_IMAGES = 5000
-# Below the range from which Linux takes ports for outgoing connections, so that a kept port is seldom taken later.
-_PORTS = range(18200, 18400)
+# Above the ports of Ray's workers and below those that Linux takes for outgoing connections: seldom taken later.
+_PORTS = range(21200, 21400)
 
 
 def build(out: Path, places: int, images: int | None, port: int | None, corpus: Path | None) -> World:
@@ -121,6 +122,14 @@ def write_run_file(world: World, out: Path) -> Path:
         path.write_text(tomli_w.dumps(run_tree(world, out)), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error}") from error
+    return path
+
+
+def write_next_steps(out: Path) -> Path:
+    """Puts a run file to start from into `out`, unless the user has changed it already; returns its path."""
+    path = out / "my_places.toml"
+    if not path.exists():
+        path.write_bytes(resources.files("geo_subset.demo").joinpath(path.name).read_bytes())
     return path
 
 

@@ -28,7 +28,7 @@ _COMPARABLE = (
 
 @pytest.fixture(scope="module")
 def catalog() -> service.Catalog:
-    rows = synthetic.content(30, 600, 18390).index.to_pydict()
+    rows = synthetic.content(30, 600, 21390).index.to_pydict()
     metadata = [
         {"url": url, "caption": caption, "NSFW": rating}
         for url, caption, rating in zip(rows["url"], rows["caption"], rows["nsfw"], strict=True)

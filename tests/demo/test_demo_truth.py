@@ -35,7 +35,7 @@ def _run(run: Path, places: list[dict[str, Any]], *parts: list[dict[str, Any]]) 
 
 
 def test_rows_are_right_within_25_km_of_any_place_shown(tmp_path: Path) -> None:
-    world = launch.build(tmp_path, 30, 400, 18390, None)
+    world = launch.build(tmp_path, 30, 400, 21390, None)
     shown = world.truth().to_pandas()
     twice = shown.groupby("url").filter(lambda rows: len(rows) > 1)
     first, second = twice[twice["url"] == twice["url"].iloc[0]].itertuples(index=False)
@@ -57,7 +57,7 @@ def test_rows_are_right_within_25_km_of_any_place_shown(tmp_path: Path) -> None:
 def test_a_world_without_coordinates_has_no_share(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.csv"
     pd.DataFrame({"url": ["http://a.org/1"], "text": ["Austin, Texas"]}).to_csv(corpus, index=False)
-    world = launch.build(tmp_path, 5, None, 18390, corpus)
+    world = launch.build(tmp_path, 5, None, 21390, corpus)
     places = [{"place_id": "t:1", "latitude": 30.0, "longitude": -97.0}]
     url = world.index()["url"][0].as_py()
     assert launch.truth_share(world, _run(tmp_path / "run", places, [{"place_id": "t:1", "url": url}])) is None
@@ -74,11 +74,11 @@ def test_distance_is_that_of_the_great_circle() -> None:
 def test_the_run_file_is_a_run_on_the_world(tmp_path: Path, real: bool) -> None:
     corpus = tmp_path / "corpus.csv"
     pd.DataFrame({"url": ["http://a.org/1"], "text": ["Austin, Texas"]}).to_csv(corpus, index=False)
-    world = launch.build(tmp_path, 12, None if real else 20, 18390, corpus if real else None)
+    world = launch.build(tmp_path, 12, None if real else 20, 21390, corpus if real else None)
     loaded = settings.load(launch.write_run_file(world, tmp_path))
     assert loaded == settings.from_tree(launch.run_tree(world, tmp_path))
     assert loaded.run == str(tmp_path)
     assert loaded.places.limit == 12
     assert loaded.retrieve.num_images == (100 if real else 25)
-    assert loaded.retrieve.clip_service.url == ("http://127.0.0.1:18390",)
+    assert loaded.retrieve.clip_service.url == ("http://127.0.0.1:21390",)
     assert loaded.download.allow_private_hosts

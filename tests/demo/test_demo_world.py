@@ -14,7 +14,7 @@ from geo_subset.errors import SettingsError
 
 def test_equal_parameters_and_port_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        launch.build(tmp_path / name, 20, 200, 18390, None)
+        launch.build(tmp_path / name, 20, 200, 21390, None)
     for file in ("index.parquet", "truth.parquet"):
         assert (tmp_path / "a/world" / file).read_bytes() == (tmp_path / "b/world" / file).read_bytes()
 
@@ -32,7 +32,7 @@ def test_a_world_is_kept_with_its_port_until_parameters_change(tmp_path: Path) -
 
 
 def test_port_changes_nothing_but_the_urls() -> None:
-    here, there = (synthetic.content(20, 300, port) for port in (18390, 18391))
+    here, there = (synthetic.content(20, 300, port) for port in (21390, 18391))
     assert here.index.drop_columns(["url"]) == there.index.drop_columns(["url"])
     assert [web.address(url) for url in here.index["url"].to_pylist()] == [
         web.address(url) for url in there.index["url"].to_pylist()
@@ -40,7 +40,7 @@ def test_port_changes_nothing_but_the_urls() -> None:
 
 
 def test_the_world_has_what_the_web_has() -> None:
-    content = synthetic.content(50, 2000, 18390)
+    content = synthetic.content(50, 2000, 21390)
     rows = content.index.to_pylist()
     urls = Counter(row["url"] for row in rows)
     captions = {(row["url"], row["caption"]) for row in rows}
@@ -60,7 +60,7 @@ def test_the_world_has_what_the_web_has() -> None:
 
 
 def test_most_urls_give_an_image() -> None:
-    urls = set(synthetic.content(50, 3000, 18390).index["url"].to_pylist())
+    urls = set(synthetic.content(50, 3000, 21390).index["url"].to_pylist())
     kinds = Counter(web.expected_outcome(url).kind for url in urls)
     assert 0.85 < sum(kinds[kind] for kind in web.GOOD_KINDS) / len(urls) < 0.89
     assert set(kinds) >= {"not found", "gone", "reset", "closed", "forbidden", "server error", "html", "cut off"}
