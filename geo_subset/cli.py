@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import click
 from geo_subset import __version__
 from geo_subset.errors import GeoSubsetError
 
+#: Packages whose errors tell of storage or network.
+_OUTSIDE = {"aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it; 0, 1 and 2 are for done, failed and bad usage."""
 
@@ -31,8 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo(f"geo-subset: {error}", err=True)
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"\nstopped; what is done is kept. To go on: geo-subset {' '.join(words)}", err=True)
+        click.echo(f"\nstopped; what is done is kept. To go on: geo-subset {shlex.join(words)}", err=True)
         return INTERRUPTED
+    except Exception as error:
+        # What the world outside does (a bucket without credentials, a folder without permission) is no bug of ours.
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _OUTSIDE:
+            raise
+        click.echo(f"geo-subset: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
+        return 1
     return 0
 
 

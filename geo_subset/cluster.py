@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset.errors import GeoSubsetError, SettingsError, StorageFullError
+from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StorageFullError
 from geo_subset.progress import log
 from geo_subset.settings import ClusterSettings
 
@@ -28,6 +30,8 @@ ATTEMPTS = 3
 #: How often a unit may lose its worker (killed, out of memory, node gone) before it is given up.
 LOSSES = 10
 UNITS_PER_ACTOR = 2
+#: Seconds without any news after which the log says what is being waited for.
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,14 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Results stay on storage, so the object store only carries arguments.
         options |= {"include_dashboard": False, "object_store_memory": 256 << 20}
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(where, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # OSError: also a $TMPDIR too long for Ray's sockets
         lines = str(error).strip().splitlines() or [repr(error)]
         raise SettingsError(f"no Ray cluster at {where}: {lines[0]}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put a handler of its own in its place
     try:
         yield
     finally:
@@ -90,7 +97,7 @@ def run_tasks(
     def submit(unit: Unit) -> None:
         pending[remote.remote(unit, *shared)] = unit
 
-    yield from _drive(units, submit, has_room, pending, on_lost=lambda _: None)
+    yield from _drive(units, submit, has_room, pending, lambda _reference, _lost: None, {}, lambda _: None)
 
 
 def run_actors(
@@ -99,41 +106,59 @@ def run_actors(
     """Runs `actor.run(unit)` on a pool of actors made of `actor_class(index, workers, *arguments)`; yields outcomes.
 
     Each actor holds up to two units at a time (its `run` is a coroutine, so that one unit's slow end overlaps the
-    next one's start). A lost actor is replaced and its units are done again. There are never more actors than units
-    or than `limit`.
+    next one's start). Units go only to actors that have started, so one that the cluster has no room for holds none.
+    A lost actor is replaced and its units are done again. There are never more actors than units or than `limit`.
+    Raises StageError if an actor's constructor does.
     """
     waiting = list(units)
     workers = min(worker_count(settings), max(1, len(waiting)), limit)
     remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(actor_class)
-
-    def make(index: int) -> Any:
-        return remote.remote(index, workers, *arguments)
-
-    actors = [make(index) for index in range(workers)]
-    loads = [0] * workers
+    actors: list[Any] = [None] * workers
+    starting: dict[Any, int] = {}
+    loads: dict[int, int] = {}  # of the actors that have started
     homes: dict[Any, tuple[int, Any]] = {}
     pending: dict[Any, Unit] = {}
 
+    def make(index: int) -> None:
+        actors[index] = remote.remote(index, workers, *arguments)
+        starting[actors[index].__ray_ready__.remote()] = index
+        loads.pop(index, None)
+
+    def started(reference: Any) -> None:
+        index = starting.pop(reference)
+        try:
+            ray.get(reference)
+        except exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                raise StageError(f"a worker could not start: {_last_line(error)}") from error
+            make(index)
+        else:
+            loads[index] = 0
+
     def submit(unit: Unit) -> None:
-        home = min(range(workers), key=loads.__getitem__)
+        home = min(loads, key=loads.__getitem__)
         reference = actors[home].run.remote(unit)
         pending[reference], homes[reference] = unit, (home, actors[home])
         loads[home] += 1
 
-    def on_lost(reference: Any) -> None:
-        home, actor = homes[reference]
-        if actors[home] is actor:  # else replaced already, when another of its units was reported lost
-            ray.kill(actor, no_restart=True)
-            actors[home] = make(home)
-
-    def on_ended(reference: Any) -> None:
-        home, _ = homes.pop(reference)
+    def ended(reference: Any, lost: bool) -> None:
+        home, actor = homes.pop(reference)
+        if actors[home] is not actor:
+            return  # replaced already, when another of its units was reported lost
         loads[home] -= 1
+        if lost:
+            ray.kill(actor, no_restart=True)
+            make(home)
 
     try:
-        yield from _drive(waiting, submit, lambda: min(loads) < UNITS_PER_ACTOR, pending, on_lost, on_ended)
+        for index in range(workers):
+            make(index)
+        yield from _drive(
+            waiting, submit, lambda: min(loads.values(), default=UNITS_PER_ACTOR) < UNITS_PER_ACTOR, pending, ended,
+            starting, started,
+        )  # fmt: skip
     finally:
-        for actor in actors:
+        for actor in filter(None, actors):
             ray.kill(actor, no_restart=True)
 
 
@@ -142,8 +167,9 @@ def _drive(
     submit: Callable[[Unit], None],
     has_room: Callable[[], bool],
     pending: dict[Any, Unit],
-    on_lost: Callable[[Any], None],
-    on_ended: Callable[[Any], None] = lambda _: None,
+    on_ended: Callable[[Any, bool], None],
+    starting: dict[Any, int],
+    on_started: Callable[[Any], None],
 ) -> Iterator[Outcome[Unit]]:
     """Keeps the workers busy until every unit has an outcome."""
     source = iter(units)
@@ -161,12 +187,18 @@ def _drive(
                     submit(next(source))
                 except StopIteration:
                     exhausted = True
-            if not pending:
+            if exhausted and not again and not pending:
                 return
-            ended, _ = ray.wait(list(pending), num_returns=1)
-            for reference in ended:
+            ready, _ = ray.wait([*pending, *starting], num_returns=1, timeout=PATIENCE)
+            if not ready and (starting or not _anything_runs()):
+                log.info("waiting: the cluster has no room for %s", "more workers" if pending else "a worker")
+            for reference in ready:
+                if reference in starting:
+                    on_started(reference)
+                    continue
                 unit = pending.pop(reference)
                 outcome: Outcome[Unit] | None = None
+                lost = False
                 try:
                     outcome = Outcome(unit, ray.get(reference))
                 except exceptions.RayTaskError as error:
@@ -178,12 +210,12 @@ def _drive(
                     if final:
                         outcome = Outcome(unit, error=_one_line(cause))
                 except exceptions.RayError as error:
-                    on_lost(reference)
+                    lost = True
                     losses[unit] = losses.get(unit, 0) + 1
                     log.info("a worker was lost (%s); its work is done again", type(error).__name__)
                     if losses[unit] >= LOSSES:
                         outcome = Outcome(unit, error=_lost(error, losses[unit]))
-                on_ended(reference)
+                on_ended(reference, lost)
                 if outcome is None:
                     again.append(unit)
                 else:
@@ -192,6 +224,15 @@ def _drive(
         for reference in pending:
             with contextlib.suppress(exceptions.RayError, ValueError, TypeError):
                 ray.cancel(reference, force=False)
+
+
+def _anything_runs() -> bool:
+    """Whether any CPU of the cluster is in use."""
+    return float(ray.available_resources().get("CPU", 0)) < float(ray.cluster_resources().get("CPU", 0))
+
+
+def _last_line(error: BaseException) -> str:
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
 
 
 def _one_line(error: BaseException) -> str:

@@ -32,6 +32,8 @@ PARTITION_BYTES = 256 << 20
 MAP_BYTES = 64 << 20
 MEMORY_LIMIT = "1GB"
 """DuckDB's memory per reduce task; above it, it spills to the node's scratch space."""
+MAX_THREADS = 8
+"""For a single partition; more would each want their share of that memory."""
 
 _SOURCE = [field.name for field in SOURCE_FIELDS]
 
@@ -81,10 +83,12 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     partitions = max(1, math.ceil(sum(size for _, size in files) / PARTITION_BYTES))
     records = folder.start(partitions)
     todo = [number for number in range(partitions) if _unit(number) not in records]
-    split = None
+    split = StageFolder(folder.run_url, "shuffle", folder.fingerprint)
     if todo and partitions > 1:
-        split = _split(settings, folder, files, partitions)
-    reduction = Reduction(folder, tuple(path for path, _ in files), split, partitions, settings.merge)
+        _split(settings, split, files, partitions)
+    reduction = Reduction(
+        folder, tuple(path for path, _ in files), split if partitions > 1 else None, partitions, settings.merge
+    )
     done = partitions - len(todo)
     with progress.track("merge", partitions, "partitions", done) as advance:
         for outcome in cluster.run_tasks(_reduce, todo, (reduction,), settings.cluster):
@@ -92,8 +96,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
                 raise StageError(f"partition {outcome.unit} of {partitions} could not be merged: {outcome.error}")
             records[_unit(outcome.unit)] = outcome.result
             advance(1)
-    if split is not None:
-        split.remove()
+    split.remove()
     return folder.finish(records.values(), time.monotonic() - started)
 
 
@@ -110,11 +113,10 @@ def _unit(partition: int) -> str:
     return f"part-{partition:05d}"
 
 
-def _split(settings: Settings, folder: StageFolder, files: list[tuple[str, int]], partitions: int) -> StageFolder:
+def _split(settings: Settings, split: StageFolder, files: list[tuple[str, int]], partitions: int) -> None:
     """The shuffle's map side: the matches, split by partition, on the run's storage."""
-    split = StageFolder(folder.run_url, "shuffle", folder.fingerprint)
     if split.finished():
-        return split
+        return
     groups = shuffle.grouped_by_bytes(files, MAP_BYTES)
     records = split.start(len(groups))
     todo = [(i, tuple(names)) for i, names in enumerate(groups) if f"map-{i:05d}" not in records]
@@ -125,7 +127,6 @@ def _split(settings: Settings, folder: StageFolder, files: list[tuple[str, int]]
             records[outcome.result.unit] = outcome.result
             advance(1)
     split.finish(records.values(), 0.0)
-    return split
 
 
 def _map(unit: tuple[int, tuple[str, ...]], split: StageFolder, partitions: int) -> Record:
@@ -148,7 +149,7 @@ def _map(unit: tuple[int, tuple[str, ...]], split: StageFolder, partitions: int)
 def _reduce(partition: int, reduction: Reduction) -> Record:
     """Task: one row per URL key of a partition, written and recorded."""
     folder, split = reduction.folder, reduction.split
-    threads = 1 if split else os.cpu_count() or 1
+    threads = 1 if split else min(MAX_THREADS, os.cpu_count() or 1)
     with ExitStack() as stack:
         database = stack.enter_context(_database(threads))
         if split is None:

@@ -51,7 +51,7 @@ _RECORDS = "_records"
 _VERSIONS = ("geo-subset", "pyarrow", "duckdb", "ray", "img2dataset")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One finished file of a stage; `path` is relative to the stage folder, `rows` counts parquet rows or samples."""
 
@@ -61,7 +61,7 @@ class FileEntry:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What is known of one finished unit. `extra` is the stage's own (plain JSON), e.g. places that failed."""
 
@@ -141,24 +141,30 @@ class StageFolder:
 
     def manifest(self) -> Manifest | None:
         """The manifest, whatever its fingerprint; None if the stage never finished (or was started anew)."""
-        text = storage.read_text(f"{self.url}/{_MANIFEST}")
-        if text is None:
-            return None
         try:
+            text = storage.read_text(f"{self.url}/{_MANIFEST}")
+            if text is None:
+                return None
             tree = json.loads(text)
             files = {f["path"]: FileEntry(f["path"], f["rows"], f["bytes"], f["sha256"]) for f in tree["files"]}
             units = tuple(
-                Record(u["unit"], tuple(files[p] for p in u["files"]), u["counters"], u["extra"])
-                for u in tree.get("units", [])
+                Record(u["unit"], tuple(files[p] for p in u["files"]), u["counters"], u["extra"]) for u in tree["units"]
             )
-            return Manifest(
-                tree["stage"], tree["fingerprint"], tuple(files.values()), tree["counters"], tree["seconds"],
-                tree["versions"], units,
-            )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise StageError(
                 f"{self.url}/{_MANIFEST} is damaged ({error!r}); remove it to make the stage again"
             ) from error
+        except OSError as error:
+            raise from_os_error(error, f"reading {self.url}") from error
+        return Manifest(
+            stage=tree["stage"],
+            fingerprint=tree["fingerprint"],
+            files=tuple(files.values()),
+            counters=tree["counters"],
+            seconds=tree["seconds"],
+            versions=tree["versions"],
+            units=units,
+        )
 
     def finished(self) -> Manifest | None:
         """The manifest if it is of this fingerprint and every file it names is there in full size."""
@@ -175,18 +181,16 @@ class StageFolder:
             done = len(manifest.units)
             state = "done" if self.fingerprint in ("", manifest.fingerprint) else "out of date"
             return Progress(state, done, done, manifest.counters, manifest.seconds, manifest.fingerprint)
-        text = storage.read_text(f"{self.url}/{_RECORDS}/stage.json")
-        if text is None:
+        started = self._started()
+        if started is None:
             return Progress("not started", None, 0, {}, 0.0)
-        started = json.loads(text)
         records = self._records(started["fingerprint"]).values()
-        last = max((record.extra["finished"] for record in records), default=started["started"])
         return Progress(
             state="unfinished" if self.fingerprint in ("", started["fingerprint"]) else "out of date",
             units=started["units"],
             units_done=len(records),
             counters=add_counters(record.counters for record in records),
-            seconds=last - started["started"],
+            seconds=_seconds_so_far(started, records),
             fingerprint=started["fingerprint"],
         )
 
@@ -229,6 +233,9 @@ class StageFolder:
             self._keep_units_of_manifest()
             storage.remove(f"{self.url}/{_MANIFEST}")
             records = self._records(self.fingerprint)
+            before = self._started()
+            same = before is not None and before["fingerprint"] == self.fingerprint
+            earlier = _seconds_so_far(before, records.values()) if before and same else 0.0
             sizes = storage.sizes(self.url)
             records = {
                 unit: record
@@ -236,8 +243,8 @@ class StageFolder:
                 if all(sizes.get(entry.path) == entry.bytes for entry in record.files)
             }
             self._remove_all_but(records)
-            # Beside the records, not among them: `status` reads from it how many units there are.
-            started = {"fingerprint": self.fingerprint, "units": units, "started": time.time()}
+            # Beside the records, not among them: `status` reads from it how many units there are, and since when.
+            started = {"fingerprint": self.fingerprint, "units": units, "started": time.time(), "earlier": earlier}
             storage.write_text(f"{self.url}/{_RECORDS}/stage.json", json.dumps(started))
         except OSError as error:
             raise from_os_error(error, f"writing to {self.url}") from error
@@ -296,16 +303,29 @@ class StageFolder:
         return record
 
     def finish(self, records: Iterable[Record], seconds: float, counters: dict[str, int] | None = None) -> Manifest:
-        """Writes the manifest from the records (sorted by unit) and removes them: the stage is done."""
-        units = sorted(records, key=lambda record: record.unit)
-        files = [entry for record in units for entry in record.files]
+        """Writes the manifest from the records (sorted by unit) and removes them: the stage is done.
+
+        `seconds` is how long this process took; what earlier, cut off ones took is added.
+        Raises StageError if a recorded file is not there as it was recorded.
+        """
+        units = tuple(sorted(records, key=lambda record: record.unit))
+        files = tuple(entry for record in units for entry in record.files)
+        self._check_there(files)
         total = add_counters([*(record.counters for record in units), counters or {}])
-        manifest = Manifest(
-            self.stage, self.fingerprint, tuple(files), total, round(seconds, 3), versions(), tuple(units)
-        )
-        tree = dataclasses.asdict(manifest)
-        for unit in tree["units"]:
-            unit["files"] = [entry["path"] for entry in unit["files"]]
+        seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)
+        manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units)
+        tree = {
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "files": [dataclasses.asdict(entry) for entry in files],
+            "counters": total,
+            "seconds": seconds,
+            "versions": manifest.versions,
+            "units": [
+                {"unit": u.unit, "files": [entry.path for entry in u.files], "counters": u.counters, "extra": u.extra}
+                for u in units
+            ],
+        }
         try:
             storage.write_text(f"{self.url}/{_MANIFEST}", json.dumps(tree, indent=1))
             fs, root = storage.filesystem(self.url)
@@ -314,11 +334,29 @@ class StageFolder:
             raise from_os_error(error, f"finishing {self.url}") from error
         return manifest
 
+    def _check_there(self, files: Sequence[FileEntry]) -> None:
+        sizes = storage.sizes(self.url)
+        wrong = [entry.path for entry in files if sizes.get(entry.path) != entry.bytes]
+        if wrong:
+            raise StageError(
+                f"{len(wrong)} of {len(files)} files in {self.url} are not there as their writers recorded them, first "
+                f"{wrong[0]}: do all nodes see this folder? Run again to make them again"
+            )
+
+    def _started(self) -> dict[str, Any] | None:
+        """What `start` noted: fingerprint, units, started (Unix seconds), earlier (seconds of cut off processes)."""
+        try:
+            text = storage.read_text(f"{self.url}/{_RECORDS}/stage.json")
+            return None if text is None else dict(json.loads(text))
+        except ValueError:
+            return None
+
     def remove(self) -> None:
-        """Removes the whole folder: it held what only another stage needed for a while."""
+        """Removes the whole folder, if it is there: it held what only another stage needed for a while."""
         fs, root = storage.filesystem(self.url)
         try:
-            fs.rm(root, recursive=True)
+            if fs.exists(root):
+                fs.rm(root, recursive=True)
         except OSError as error:
             raise from_os_error(error, f"removing {self.url}") from error
 
@@ -329,10 +367,6 @@ class StageFolder:
             for unit in manifest.units:
                 self.record(unit.unit, unit.files, unit.counters, **unit.extra)
 
-    def read_record(self, unit: str) -> Record | None:
-        """A unit's record in an unfinished stage, None if there is none of this fingerprint."""
-        return self._parse_record(storage.read_text(f"{self.url}/{_RECORDS}/{unit}.json"), self.fingerprint)
-
     def _records(self, wanted: str) -> dict[str, Record]:
         names = [n for n in storage.sizes(f"{self.url}/{_RECORDS}") if n.endswith(".json") and n != "stage.json"]
         with ThreadPoolExecutor(16) as pool:
@@ -342,13 +376,15 @@ class StageFolder:
 
     @staticmethod
     def _parse_record(text: str | None, wanted: str) -> Record | None:
-        if text is None:
+        """None if it is of another fingerprint, or damaged: then the unit is not done."""
+        try:
+            tree = json.loads(text or "{}")
+            if tree.get("fingerprint") != wanted:
+                return None
+            files = tuple(FileEntry(**entry) for entry in tree["files"])
+            return Record(tree["unit"], files, tree["counters"], tree["extra"])
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        tree: dict[str, Any] = json.loads(text)
-        if tree["fingerprint"] != wanted:
-            return None
-        files = tuple(FileEntry(**entry) for entry in tree["files"])
-        return Record(tree["unit"], files, tree["counters"], tree["extra"])
 
     def _remove_all_but(self, records: dict[str, Record]) -> None:
         kept = {entry.path for record in records.values() for entry in record.files}
@@ -375,6 +411,12 @@ def open_run(run: str, run_toml: str | None = None) -> str:
     except Exception as error:  # object stores raise kinds of their own, say for missing credentials
         raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error
     return str(url).rstrip("/")
+
+
+def _seconds_so_far(started: dict[str, Any], records: Iterable[Record]) -> float:
+    """Until the last record was written, over all processes that worked on the stage."""
+    last = max((record.extra["finished"] for record in records), default=0.0)
+    return round(float(started["earlier"]) + max(0.0, float(last) - float(started["started"])), 3)
 
 
 def add_counters(counters: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -194,7 +194,8 @@ def test_status_of_a_finished_run(demo):
     assert [stage["state"] for stage in changed.values()][:3] == ["done", "out of date", "out of date"]
 
 
-def test_ctrl_c_says_how_to_go_on(demo, tmp_path):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_how_to_go_on(demo, tmp_path, kind):
     folder, _ = demo
     words = ["run", str(folder / "demo.toml"), "--set", f"run={tmp_path}/run"]
     with launch.serving(launch.build(folder, 20, 400, None, None), latency=1.0):
@@ -203,7 +204,9 @@ def test_ctrl_c_says_how_to_go_on(demo, tmp_path):
             assert process.stderr is not None
             line = process.stderr.readline()
             assert "places" in line
-            process.send_signal(signal.SIGINT)
+            while not list(tmp_path.glob("run/matches/part-*")):  # until Ray runs and has set handlers of its own
+                assert process.poll() is None
+            process.send_signal(kind)
             rest = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in rest

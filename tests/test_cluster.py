@@ -82,6 +82,46 @@ def test_a_full_disk_stops_the_run_at_once(ray_session, tmp_path):
     assert len(list(tmp_path.iterdir())) < 20
 
 
+class Squarer:
+    def __init__(self, index, workers, folder):
+        self.index, self.folder = index, folder
+
+    async def run(self, unit):
+        if unit == 3 and _marks(self.folder, unit, "actor") < 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return unit * unit, os.getpid()
+
+
+class Broken:
+    def __init__(self, index, workers, folder):
+        raise ValueError("no such model")
+
+
+def actor_outcomes(actor_class, units, folder, settings, limit=100):
+    return list(cluster.run_actors(actor_class, (str(folder),), units, settings, limit))
+
+
+def test_actors_that_the_cluster_has_no_room_for_hold_no_unit(ray_session, tmp_path):
+    settings = ClusterSettings(workers=6)  # of which two have room
+    got = actor_outcomes(Squarer, range(30), tmp_path, settings)
+    assert sorted((o.unit, o.result[0]) for o in got) == [(i, i * i) for i in range(30)]
+    assert len(list((tmp_path / "actor-3").iterdir())) >= 3, "a killed actor was replaced, twice"
+
+
+def test_no_more_actors_than_the_limit(ray_session, tmp_path):
+    (tmp_path / "actor-3").mkdir()
+    for name in "ab":
+        (tmp_path / "actor-3" / name).touch()
+    got = actor_outcomes(Squarer, range(10), tmp_path, SETTINGS, limit=1)
+    assert len({o.result[1] for o in got}) == 1
+    assert actor_outcomes(Squarer, [], tmp_path, SETTINGS) == []
+
+
+def test_an_actor_that_cannot_start_is_one_clear_error(ray_session, tmp_path):
+    with pytest.raises(StageError, match=r"a worker could not start: .*no such model"):
+        actor_outcomes(Broken, range(1000), tmp_path, SETTINGS)
+
+
 def test_no_cluster_at_the_address():
     import subprocess
     import sys

@@ -80,6 +80,35 @@ def test_a_finished_stage_that_lost_a_file_redoes_only_that_one(run_url):
     assert set(stage.start(2)) == {"part-00000"}
 
 
+def test_a_damaged_record_is_none(run_url):
+    stage = folder(run_url)
+    stage.start(2)
+    write(stage, 0), write(stage, 1)
+    storage.write_text(f"{run_url}/samples/_records/part-00001.json", '{"fingerprint": ')
+    assert set(stage.start(2)) == {"part-00000"}
+
+
+def test_a_recorded_file_that_is_not_there_at_the_end_is_an_error(run_url):
+    stage = folder(run_url)
+    stage.start(2)
+    records = [write(stage, 0), write(stage, 1)]
+    storage.remove(f"{run_url}/samples/{records[1].files[0].path}")
+    with pytest.raises(StageError, match=r"1 of 2 files .* do all nodes see this folder\?"):
+        stage.finish(records, 1.0)
+    assert set(stage.start(2)) == {"part-00000"}
+
+
+def test_seconds_of_processes_that_were_cut_off_are_added(run_url):
+    stage = folder(run_url)
+    stage.start(2)
+    first = write(stage, 0)
+    until_then = stage.progress().seconds
+    assert until_then >= 0
+    stage.start(2)
+    manifest = stage.finish([first, write(stage, 1)], 5.0)
+    assert manifest.seconds == pytest.approx(5.0 + until_then, abs=0.002)
+
+
 def test_a_file_cut_short_does_not_count(run_url):
     stage = folder(run_url)
     stage.start(1)

@@ -14,6 +14,8 @@ from geo_subset.tables import SOURCE_FIELDS
 
 #: Keys of a row -> column, whatever their case.
 _SOURCE_COLUMNS = {f.name: f.name for f in SOURCE_FIELDS} | {"original_width": "width", "original_height": "height"}
+#: Seconds: a server may ask for more patience, but not for a day.
+MAX_RETRY_AFTER = 300.0
 _INTEGERS = {"width", "height"}
 _INT32_MAX = 2**31 - 1
 
@@ -49,7 +51,7 @@ def parse(status: int, body: bytes, retry_after: str | None = None) -> list[Any]
     """
     if status != 200:
         passing = status >= 500 or status in (408, 429)
-        wait = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+        wait = min(MAX_RETRY_AFTER, float(retry_after)) if retry_after and retry_after.isdecimal() else 0.0
         raise AnswerError(f"http {status}", _start(body), passing, wait)
     try:
         answer = orjson.loads(body)
@@ -81,8 +83,9 @@ def rows(answer: list[Any], limit: int) -> Rows:
         caption=[_text(row.get("caption")) for row in found],
         image_id=[_integer(row.get("id")) for row in found],
     )
-    for key in set().union(*found) if found else set():
-        column = _SOURCE_COLUMNS.get(str(key).lower())
+    # In an order of its own, not the set's: of 'width' and 'original_width' the same one must win everywhere.
+    for key in sorted(set().union(*found), key=lambda key: (key not in _SOURCE_COLUMNS.values(), key)):
+        column = _SOURCE_COLUMNS.get(key.lower())
         if column is not None and column not in result.source:
             result.source[column] = [_source_value(column, row.get(key)) for row in found]
     result.counters = {

@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 
 from geo_subset.errors import StageError
+from geo_subset.progress import log
 from geo_subset.retrieve import answers
 from geo_subset.retrieve.answers import AnswerError, Rows
 from geo_subset.settings import ClipServiceSettings
@@ -55,32 +56,31 @@ async def check(service: ClipServiceSettings) -> ClipServiceSettings:
     Raises StageError: no backend answers, the index is unknown, or several exist and none is named.
     """
     problems: list[str] = []
-    alive: list[str] = []
-    names: list[str] = []
+    indices: dict[str, list[str]] = {}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=min(service.timeout, 30))) as session:
         for url in service.url:
             try:
                 async with session.get(f"{url}/indices-list") as response:
                     listed = answers.parse(response.status, await response.read())
-                names += [name for name in listed if isinstance(name, str) and name not in names]
-                alive.append(url)
+                indices[url] = [name for name in listed if isinstance(name, str)]
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
                 problems.append(f"{url}: {_reason(error)[1] or _reason(error)[0]}")
             except AnswerError as error:
                 problems.append(f"{url}/indices-list: {error.reason}: {error.detail}")
-    if not alive:
+    if not indices:
         raise StageError(
             f"no clip-retrieval backend answers ({'; '.join(problems)}): start it, or correct retrieve.clip-service.url"
         )
-    index = service.indice_name
-    if index is None and len(names) == 1:
-        index = names[0]
-    if index not in names:
-        said = "is not set" if service.indice_name is None else f"= {service.indice_name!r} is unknown"
-        raise StageError(
-            f"retrieve.clip-service.indice_name {said}: {', '.join(alive)} has {', '.join(names) or 'none'}"
-        )
-    return service.model_copy(update={"url": tuple(alive), "indice_name": index})
+    names = list(dict.fromkeys(name for listed in indices.values() for name in listed))
+    index = names[0] if service.indice_name is None and len(names) == 1 else service.indice_name
+    having = tuple(url for url, listed in indices.items() if index in listed)
+    if index is None or not having:
+        said = "is not set" if index is None else f"= {index!r} is unknown"
+        there = f"{', '.join(indices)} has {', '.join(names) or 'none'}"
+        raise StageError(f"retrieve.clip-service.indice_name {said}: {there}")
+    for problem in [*problems, *(f"{url} has no index {index!r}" for url in indices if url not in having)]:
+        log.warning("retrieve  a backend is left out: %s", problem)
+    return service.model_copy(update={"url": having, "indice_name": index})
 
 
 class ClipService:

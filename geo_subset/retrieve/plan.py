@@ -17,12 +17,16 @@ MIN_PLACES = 8
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows [start, stop) of the places table. With `again`, only these place ids are asked; the rest is kept."""
+    """Rows [start, stop) of the places table.
+
+    With `again`, only these place ids are asked, the chunk's other rows are kept, and the new counters add to `before`.
+    """
 
     index: int
     start: int
     stop: int
     again: tuple[str, ...] = ()
+    before: tuple[tuple[str, int], ...] = ()
 
     @property
     def unit(self) -> str:
@@ -44,5 +48,5 @@ def left(all_chunks: Iterable[Chunk], records: dict[str, Record]) -> list[Chunk]
             todo.append(chunk)
         elif record.extra["failed"]:
             again = tuple(failure["place_id"] for failure in record.extra["failed"])
-            todo.append(Chunk(chunk.index, chunk.start, chunk.stop, again))
+            todo.append(Chunk(chunk.index, chunk.start, chunk.stop, again, tuple(record.counters.items())))
     return todo

@@ -21,6 +21,11 @@ from geo_subset.retrieve.plan import Chunk
 from geo_subset.runfolder import Manifest, Record, StageFolder, add_counters
 from geo_subset.settings import ClipServiceSettings, Settings
 
+#: The record that holds failures.parquet.
+_FAILURES = "failures"
+#: With so many failures beyond what is allowed, most of those asked, a backend is not worth asking further.
+_HOPELESS = 200
+
 
 def content(settings: Settings) -> Any:
     """What decides the matches. How hard and how fast a backend is asked does not."""
@@ -40,13 +45,16 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     places = _place_count(folder)
     todo = plan.chunks(places, settings.retrieve.num_images)
     records = folder.start(len(todo))
+    records.pop(_FAILURES, None)  # of a stage that was finished once; it is written anew
     for attempt in ("first", "again"):
         left = plan.left(todo, records)
         if not left:
             break
         if attempt == "again":
-            log.info("retrieve   %s places failed; they are tried once more", _failed_places(records))
+            log.info("retrieve  %s places failed; they are tried once more", _failed_places(records))
         _retrieve(settings, folder, left, places, records)
+        if any(chunk.unit not in records for chunk in todo):
+            break
     return _finish(settings, folder, records, places, time.monotonic() - started)
 
 
@@ -56,13 +64,19 @@ def _retrieve(
     service = asyncio.run(clip_service.check(settings.retrieve.clip_service))
     done = places - sum(len(chunk.again) or chunk.stop - chunk.start for chunk in left)
     errors: list[str] = []
+    asked = failed = 0
     with progress.track("retrieve", places, "places", done) as advance:
         arguments = (folder, service, settings.retrieve.num_images)
         for outcome in cluster.run_actors(Worker, arguments, left, settings.cluster, limit=service.concurrency):
             chunk = outcome.unit
             if outcome.error is None:
                 records[chunk.unit] = outcome.result
+                asked += len(chunk.again) or chunk.stop - chunk.start
+                failed += len(outcome.result.extra["failed"])
                 advance(len(chunk.again) or chunk.stop - chunk.start)
+                if failed > settings.retrieve.max_failures * places + _HOPELESS and failed > asked / 2:
+                    log.info("retrieve  %s of %s places asked have failed: the rest is not tried", failed, asked)
+                    return
             else:
                 errors.append(f"{chunk.unit}: {outcome.error}")
     if errors:
@@ -98,10 +112,11 @@ def _write(folder: StageFolder, chunk: Chunk, ids: list[str], found: clip_servic
             kept = pq.read_table(stream)
         kept = kept.filter(pc.invert(pc.is_in(kept["place_id"], pa.array(chunk.again))))
         matches = _in_order(pa.concat_tables([kept, matches]), ids)
-        before = folder.read_record(chunk.unit)
-        counters = add_counters([before.counters if before else {}, counters])
+        counters = {**add_counters([dict(chunk.before), counters]), "rows": matches.num_rows}
     entry = folder.write_table(matches, name)
-    return folder.record(chunk.unit, [entry], counters, failed=[dataclasses.asdict(f) for f in found.failures])
+    return folder.record(
+        chunk.unit, [entry], counters, failed=[dataclasses.asdict(f) for f in found.failures], places=len(ids)
+    )
 
 
 def _in_order(matches: pa.Table, ids: list[str]) -> pa.Table:
@@ -133,14 +148,15 @@ def _finish(
 ) -> Manifest:
     failed = [failure for unit in sorted(records) for failure in records[unit].extra["failed"]]
     entry = folder.write_table(pa.Table.from_pylist(failed, tables.FAILURES), "failures.parquet")
+    done = sum(record.extra["places"] for record in records.values())
     if len(failed) > settings.retrieve.max_failures * places:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in Counter(f["reason"] for f in failed).most_common(5))
         raise StageError(
-            f"{len(failed)} of {places} places failed ({reasons}; listed in {folder.path(entry.path)}), more than "
+            f"{len(failed)} of {done} places failed ({reasons}; listed in {folder.path(entry.path)}), more than "
             f"max_failures = {settings.retrieve.max_failures:g} allows; run again to try only these once more"
         )
     counters = {"places": places, "places_failed": len(failed)}
-    return folder.finish([*records.values(), Record("failures", (entry,), {})], seconds, counters)
+    return folder.finish([*records.values(), Record(_FAILURES, (entry,), {})], seconds, counters)
 
 
 def describe(manifest: Manifest) -> str:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -56,6 +59,26 @@ def test_source_columns_are_found_whatever_their_case():
         "pwatermark": [0.25, None],
         "aesthetic": [None, None],
     }
+
+
+def test_of_two_widths_the_same_one_wins_in_every_process():
+    code = (
+        "from geo_subset.retrieve import answers; "
+        "row = {'url': 'http://a/1', 'similarity': 1, 'original_width': 1, 'WIDTH': 2, 'width': 3}; "
+        "print(answers.rows([row], 1).source)"
+    )
+    for seed in ("1", "2", "3"):
+        command = [sys.executable, "-c", code]
+        out = subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        )
+        assert out.stdout.strip() == "{'width': [3]}"
+
+
+def test_a_server_may_not_ask_to_wait_for_a_day():
+    with pytest.raises(AnswerError) as error:
+        answers.parse(503, b"", "9" * 400)
+    assert error.value.retry_after == answers.MAX_RETRY_AFTER
 
 
 def test_order_and_limit():

@@ -157,6 +157,12 @@ def test_the_only_index_need_not_be_named_and_dead_backends_are_left_out():
             check(service, indice_name="three")
 
 
+def test_backends_without_the_index_are_left_out():
+    with serve() as one, serve() as other:
+        other.indices = ["another"]
+        assert check(one, url=(one.url, other.url), indice_name="main").url == (one.url,)
+
+
 def test_no_backend_is_one_clear_error():
     with pytest.raises(
         StageError, match=r"no clip-retrieval backend answers \(http://127\.0\.0\.1:1: .*retrieve\.clip-service\.url"

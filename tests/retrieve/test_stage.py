@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import collections
-import os
+from pathlib import Path
 
 import psutil
 import pyarrow as pa
@@ -80,7 +80,7 @@ def test_too_many_failures_stop_the_stage_and_the_next_run_asks_only_for_those(r
     with serve(broken) as service:
         with pytest.raises(StageError, match=r"6 of 60 places failed \(http 500: 6; listed in .*failures\.parquet\)"):
             run(run_url, service, digit="f")
-        failures = pq.read_table(os.path.join(run_url, "matches/failures.parquet"))  # noqa: PTH118
+        failures = pq.read_table(Path(run_url, "matches/failures.parquet"))
         assert failures.schema.equals(tables.FAILURES)
         assert failures["place_id"].to_pylist() == [f"list:{i}" for i in range(3, 60, 10)]
         service.fault = None
@@ -88,6 +88,28 @@ def test_too_many_failures_stop_the_stage_and_the_next_run_asks_only_for_those(r
         manifest = run(run_url, service, digit="f")
         assert sorted(service.asked) == sorted(f"place {i}" for i in range(3, 60, 10))
     assert files(manifest) == undisturbed
+
+
+def test_a_part_lost_after_the_end_is_made_again(ray_session, run_url):
+    with serve() as service:
+        manifest = run(run_url, service)
+        Path(run_url, "matches", manifest.paths()[1]).unlink()
+        service.asked.clear()
+        again = run(run_url, service)
+        assert 0 < len(service.asked) < COUNT
+    assert again.files == manifest.files
+
+
+def test_a_backend_that_dies_is_not_asked_for_every_place(ray_session, tmp_path, monkeypatch):
+    async def dead(text, nth):
+        return web.Response(status=500)
+
+    monkeypatch.setattr(stage, "_HOPELESS", 20)
+    rows = [{"place_id": f"list:{i}", "name": str(i), "queries": [f"place {i}"]} for i in range(2000)]
+    places(str(tmp_path), rows)
+    with serve(dead) as service, pytest.raises(StageError, match=r"of \d+ places failed \(http 500"):
+        run(str(tmp_path), service)
+    assert len(service.asked) < 1500
 
 
 def test_few_failures_are_listed_and_the_stage_ends(ray_session, run_url):
@@ -99,7 +121,7 @@ def test_few_failures_are_listed_and_the_stage_ends(ray_session, run_url):
     assert manifest.counters["places_failed"] == 1
     table = matches(run_url, manifest)
     assert len(set(table["place_id"].to_pylist())) == COUNT - 1
-    failures = pq.read_table(os.path.join(run_url, "matches/failures.parquet")).to_pylist()  # noqa: PTH118
+    failures = pq.read_table(Path(run_url, "matches/failures.parquet")).to_pylist()
     assert [(f["place_id"], f["query"], f["reason"]) for f in failures] == [("list:7", "place 7", "http 500")]
 
 
