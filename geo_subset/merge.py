@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from geo_subset import cluster, progress, shuffle, storage, urls
 from geo_subset.errors import SettingsError, StageError, from_os_error
-from geo_subset.runfolder import Manifest, Record, StageFolder
+from geo_subset.manifests import Manifest, Record
+from geo_subset.runfolder import StageFolder
 from geo_subset.settings import MergeSettings, Settings
 from geo_subset.tables import MATCHES, SAMPLES, SOURCE_FIELDS
 

@@ -9,8 +9,9 @@ from importlib import import_module
 from types import ModuleType
 
 from geo_subset import runfolder
+from geo_subset.manifests import Manifest, Progress
 from geo_subset.progress import log
-from geo_subset.runfolder import Manifest, Progress, StageFolder
+from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, dumps
 
 

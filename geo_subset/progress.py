@@ -28,8 +28,8 @@ def set_up_logging() -> None:
 def track(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], object]]:
     """Shows progress of `total` units, `done` of them there already; call the result with how many more are done."""
     if sys.stderr.isatty():
-        form = "{desc:<10} {percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} {unit} {rate_fmt} {remaining} left"
-        with tqdm(total=total, initial=done, desc=label, unit=unit, bar_format=form, file=sys.stderr) as bar:
+        form = "{desc:<10} {percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt}{unit}  {rate_noinv_fmt}  {remaining} left"
+        with tqdm(total=total, initial=done, desc=label, unit=f" {unit}", bar_format=form, file=sys.stderr) as bar:
             yield bar.update
         return
     started = shown = time.monotonic()

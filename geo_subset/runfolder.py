@@ -12,17 +12,13 @@ of another fingerprint are removed before the first unit is started, so that two
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,8 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import storage, tables
+from geo_subset import manifests, storage, tables
 from geo_subset.errors import SettingsError, StageError, from_os_error
+from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, digest_of, versions
 
 #: Raised when a format on storage changes: what older versions wrote is then made again.
 FORMAT = 1
@@ -48,67 +45,12 @@ STAGES: dict[str, tuple[str, str]] = {
 }
 _MANIFEST = "_manifest.json"
 _RECORDS = "_records"
-_VERSIONS = ("geo-subset", "pyarrow", "duckdb", "ray", "img2dataset")
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One finished file of a stage; `path` is relative to the stage folder, `rows` counts parquet rows or samples."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is known of one finished unit. `extra` is the stage's own (plain JSON), e.g. places that failed."""
-
-    unit: str
-    files: tuple[FileEntry, ...]
-    counters: dict[str, int]
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A finished stage, as `_manifest.json` holds it."""
-
-    stage: str
-    fingerprint: str
-    files: tuple[FileEntry, ...]
-    counters: dict[str, int]
-    seconds: float
-    versions: dict[str, str]
-    units: tuple[Record, ...] = ()
-
-    def paths(self, prefix: str = "part-") -> list[str]:
-        """Names of the files that start with `prefix`, in order."""
-        return sorted(entry.path for entry in self.files if entry.path.startswith(prefix))
-
-    def digest(self) -> str:
-        """Changes when the fingerprint or the content of any file does."""
-        return _digest([self.fingerprint, *sorted(f"{f.path}:{f.sha256}" for f in self.files)])
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a stage is, for `status`. `units` is None until the stage was started; state is one of
-    'not started', 'unfinished', 'done', 'out of date'."""
-
-    state: str
-    units: int | None
-    units_done: int
-    counters: dict[str, int]
-    seconds: float
-    fingerprint: str | None = None
 
 
 def fingerprint(stage: str, content: Any, before: Manifest | None, inputs: Iterable[str] = ()) -> str:
     """Hex digest of all that decides a stage's content: settings, the stage before it, and its input files."""
     earlier = before.digest() if before else ""
-    return _digest([str(FORMAT), stage, json.dumps(content, sort_keys=True), earlier, *map(file_digest, inputs)])
+    return digest_of([str(FORMAT), stage, json.dumps(content, sort_keys=True), earlier, *map(file_digest, inputs)])
 
 
 def file_digest(path: str) -> str:
@@ -145,26 +87,13 @@ class StageFolder:
             text = storage.read_text(f"{self.url}/{_MANIFEST}")
             if text is None:
                 return None
-            tree = json.loads(text)
-            files = {f["path"]: FileEntry(f["path"], f["rows"], f["bytes"], f["sha256"]) for f in tree["files"]}
-            units = tuple(
-                Record(u["unit"], tuple(files[p] for p in u["files"]), u["counters"], u["extra"]) for u in tree["units"]
-            )
+            return manifests.manifest_from_json(text)
         except (ValueError, KeyError, TypeError) as error:
             raise StageError(
                 f"{self.url}/{_MANIFEST} is damaged ({error!r}); remove it to make the stage again"
             ) from error
         except OSError as error:
             raise from_os_error(error, f"reading {self.url}") from error
-        return Manifest(
-            stage=tree["stage"],
-            fingerprint=tree["fingerprint"],
-            files=tuple(files.values()),
-            counters=tree["counters"],
-            seconds=tree["seconds"],
-            versions=tree["versions"],
-            units=units,
-        )
 
     def finished(self) -> Manifest | None:
         """The manifest if it is of this fingerprint and every file it names is there in full size."""
@@ -295,9 +224,9 @@ class StageFolder:
     def record(self, unit: str, files: Sequence[FileEntry], counters: dict[str, int], **extra: Any) -> Record:
         """Declares a unit finished: from now on its files count."""
         record = Record(unit, tuple(files), counters, {**extra, "finished": time.time()})
-        tree = {"fingerprint": self.fingerprint, **dataclasses.asdict(record)}
         try:
-            storage.write_text(f"{self.url}/{_RECORDS}/{unit}.json", json.dumps(tree))
+            text = manifests.record_to_json(record, self.fingerprint)
+            storage.write_text(f"{self.url}/{_RECORDS}/{unit}.json", text)
         except OSError as error:
             raise from_os_error(error, f"recording {unit} in {self.url}") from error
         return record
@@ -314,20 +243,8 @@ class StageFolder:
         total = add_counters([*(record.counters for record in units), counters or {}])
         seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)
         manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units)
-        tree = {
-            "stage": self.stage,
-            "fingerprint": self.fingerprint,
-            "files": [dataclasses.asdict(entry) for entry in files],
-            "counters": total,
-            "seconds": seconds,
-            "versions": manifest.versions,
-            "units": [
-                {"unit": u.unit, "files": [entry.path for entry in u.files], "counters": u.counters, "extra": u.extra}
-                for u in units
-            ],
-        }
         try:
-            storage.write_text(f"{self.url}/{_MANIFEST}", json.dumps(tree, indent=1))
+            storage.write_text(f"{self.url}/{_MANIFEST}", manifests.manifest_to_json(manifest))
             fs, root = storage.filesystem(self.url)
             fs.rm(f"{root}/{_RECORDS}", recursive=True)
         except OSError as error:
@@ -371,20 +288,8 @@ class StageFolder:
         names = [n for n in storage.sizes(f"{self.url}/{_RECORDS}") if n.endswith(".json") and n != "stage.json"]
         with ThreadPoolExecutor(16) as pool:
             texts = pool.map(storage.read_text, [f"{self.url}/{_RECORDS}/{name}" for name in names])
-            records = [self._parse_record(text, wanted) for text in texts]
+            records = [manifests.record_from_json(text, wanted) for text in texts]
         return {record.unit: record for record in records if record is not None}
-
-    @staticmethod
-    def _parse_record(text: str | None, wanted: str) -> Record | None:
-        """None if it is of another fingerprint, or damaged: then the unit is not done."""
-        try:
-            tree = json.loads(text or "{}")
-            if tree.get("fingerprint") != wanted:
-                return None
-            files = tuple(FileEntry(**entry) for entry in tree["files"])
-            return Record(tree["unit"], files, tree["counters"], tree["extra"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
 
     def _remove_all_but(self, records: dict[str, Record]) -> None:
         kept = {entry.path for record in records.values() for entry in record.files}
@@ -417,22 +322,3 @@ def _seconds_so_far(started: dict[str, Any], records: Iterable[Record]) -> float
     """Until the last record was written, over all processes that worked on the stage."""
     last = max((record.extra["finished"] for record in records), default=0.0)
     return round(float(started["earlier"]) + max(0.0, float(last) - float(started["started"])), 3)
-
-
-def add_counters(counters: Iterable[dict[str, int]]) -> dict[str, int]:
-    """The sum by name, in the order in which names first appear."""
-    total: dict[str, int] = {}
-    for counter in counters:
-        for name, count in counter.items():
-            total[name] = total.get(name, 0) + count
-    return total
-
-
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what files look like."""
-    return {name: metadata.version(name) for name in _VERSIONS}
-
-
-def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

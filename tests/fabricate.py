@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from geo_subset import settings, tables
-from geo_subset.runfolder import Manifest, StageFolder
+from geo_subset.manifests import Manifest
+from geo_subset.runfolder import StageFolder
 
 
 def table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

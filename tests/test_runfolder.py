@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geo_subset import runfolder, storage, tables
+from geo_subset import manifests, runfolder, storage, tables
 from geo_subset.errors import SettingsError, StageError
-from geo_subset.runfolder import StageFolder, add_counters, fingerprint
+from geo_subset.manifests import add_counters
+from geo_subset.runfolder import StageFolder, fingerprint
 
 TABLE = pa.table({"x": pa.array(range(100))})
 
@@ -191,11 +192,11 @@ def test_fingerprint_follows_settings_inputs_and_what_was_before(tmp_path):
     assert first != fingerprint("merge", {"a": 2}, None, [str(path)])
     path.write_text("b")
     assert first != fingerprint("merge", {"a": 1}, None, [str(path)])
-    manifest = runfolder.Manifest("places", "f", (runfolder.FileEntry("x", 1, 2, "s"),), {}, 1.0, {})
+    manifest = manifests.Manifest("places", "f", (manifests.FileEntry("x", 1, 2, "s"),), {}, 1.0, {})
     second = fingerprint("merge", {}, manifest)
     slower = dataclasses.replace(manifest, seconds=2.0)
     assert second == fingerprint("merge", {}, slower)
-    changed = dataclasses.replace(manifest, files=(runfolder.FileEntry("x", 1, 2, "t"),))
+    changed = dataclasses.replace(manifest, files=(manifests.FileEntry("x", 1, 2, "t"),))
     assert second != fingerprint("merge", {}, changed)
 
 

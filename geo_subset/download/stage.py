@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from geo_subset import cluster, progress, storage, tables
 from geo_subset.download.plan import Shard, plan
 from geo_subset.errors import StageError
-from geo_subset.runfolder import Manifest, Record, StageFolder
+from geo_subset.manifests import Manifest, Record
+from geo_subset.runfolder import StageFolder
 from geo_subset.settings import DownloadSettings, Settings
 
 #: How hard the network is tried, which is not what is wanted of it.

@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from geo_subset import tables
 from geo_subset.errors import SettingsError
+from geo_subset.manifests import Manifest
 from geo_subset.places import geonames_cache, list_files, list_source, prompts
 from geo_subset.places.place import Place
-from geo_subset.runfolder import Manifest, StageFolder
+from geo_subset.runfolder import StageFolder
 from geo_subset.settings import PlacesSettings, Settings
 
 FILE = "places.parquet"

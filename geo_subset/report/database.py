@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from geo_subset import storage, tables
 from geo_subset.errors import StageError
-from geo_subset.runfolder import Manifest, StageFolder
+from geo_subset.manifests import Manifest
+from geo_subset.runfolder import StageFolder
 
 STAGES = ("places", "retrieve", "merge", "download")
 #: For DuckDB; what does not fit spills into scratch space.

@@ -10,9 +10,10 @@ from typing import Any
 import duckdb
 
 from geo_subset.errors import StageError
+from geo_subset.manifests import Manifest
 from geo_subset.report import database, page, plots, sheets, summary
 from geo_subset.report.text import counted
-from geo_subset.runfolder import Manifest, StageFolder
+from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings
 
 _UNIT = "report"

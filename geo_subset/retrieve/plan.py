@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from geo_subset.runfolder import Record
+from geo_subset.manifests import Record
 
 #: A chunk is what a crash can cost: about this many rows, within bounds that keep part files useful.
 ROWS_PER_CHUNK = 32_000

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from geo_subset import cluster, progress, tables
 from geo_subset.errors import StageError
+from geo_subset.manifests import Manifest, Record, add_counters
 from geo_subset.progress import log
 from geo_subset.retrieve import clip_service, plan
 from geo_subset.retrieve.plan import Chunk
-from geo_subset.runfolder import Manifest, Record, StageFolder, add_counters
+from geo_subset.runfolder import StageFolder
 from geo_subset.settings import ClipServiceSettings, Settings
 
 #: The record that holds failures.parquet.

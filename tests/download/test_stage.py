@@ -11,7 +11,8 @@ import webdataset
 
 from geo_subset.download import stage
 from geo_subset.errors import StageError
-from geo_subset.runfolder import Manifest, StageFolder
+from geo_subset.manifests import Manifest
+from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, from_tree
 
 from .conftest import Web, image_bytes, samples_of

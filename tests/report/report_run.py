@@ -15,7 +15,8 @@ import webdataset
 from PIL import Image
 
 from geo_subset import tables, urls
-from geo_subset.runfolder import Record, StageFolder
+from geo_subset.manifests import Record
+from geo_subset.runfolder import StageFolder
 
 IMAGES = pa.schema(
     [

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geo_subset.manifests import Record
 from geo_subset.retrieve import plan
-from geo_subset.runfolder import Record
 
 
 @given(places=st.integers(0, 5000), num_images=st.integers(1, 100_000))

@@ -1,0 +1,139 @@
+"""What is known of finished work: files, units, stages; plain data, and how it is written as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+_VERSIONS = ("geo-subset", "pyarrow", "duckdb", "ray", "img2dataset")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One finished file of a stage; `path` is relative to the stage folder, `rows` counts parquet rows or samples."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one finished unit. `extra` is the stage's own (plain JSON), e.g. places that failed."""
+
+    unit: str
+    files: tuple[FileEntry, ...]
+    counters: dict[str, int]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished stage, as `_manifest.json` holds it."""
+
+    stage: str
+    fingerprint: str
+    files: tuple[FileEntry, ...]
+    counters: dict[str, int]
+    seconds: float
+    versions: dict[str, str]
+    units: tuple[Record, ...] = ()
+
+    def paths(self, prefix: str = "part-") -> list[str]:
+        """Names of the files that start with `prefix`, in order."""
+        return sorted(entry.path for entry in self.files if entry.path.startswith(prefix))
+
+    def digest(self) -> str:
+        """Changes when the fingerprint or the content of any file does."""
+        return digest_of([self.fingerprint, *sorted(f"{f.path}:{f.sha256}" for f in self.files)])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is, for `status`. `units` is None until the stage was started; state is one of
+    'not started', 'unfinished', 'done', 'out of date'."""
+
+    state: str
+    units: int | None
+    units_done: int
+    counters: dict[str, int]
+    seconds: float
+    fingerprint: str | None = None
+
+
+def manifest_to_json(manifest: Manifest) -> str:
+    """The text of `_manifest.json`; units name their files by path."""
+    tree = {
+        "stage": manifest.stage,
+        "fingerprint": manifest.fingerprint,
+        "files": [dataclasses.asdict(entry) for entry in manifest.files],
+        "counters": manifest.counters,
+        "seconds": manifest.seconds,
+        "versions": manifest.versions,
+        "units": [
+            {"unit": u.unit, "files": [entry.path for entry in u.files], "counters": u.counters, "extra": u.extra}
+            for u in manifest.units
+        ],
+    }
+    return json.dumps(tree, indent=1)
+
+
+def manifest_from_json(text: str) -> Manifest:
+    """Raises ValueError, KeyError or TypeError if the text is no manifest."""
+    tree = json.loads(text)
+    files = {entry["path"]: FileEntry(**entry) for entry in tree["files"]}
+    units = tuple(
+        Record(u["unit"], tuple(files[path] for path in u["files"]), u["counters"], u["extra"]) for u in tree["units"]
+    )
+    return Manifest(
+        stage=tree["stage"],
+        fingerprint=tree["fingerprint"],
+        files=tuple(files.values()),
+        counters=tree["counters"],
+        seconds=tree["seconds"],
+        versions=tree["versions"],
+        units=units,
+    )
+
+
+def record_to_json(record: Record, fingerprint: str) -> str:
+    return json.dumps({"fingerprint": fingerprint, **dataclasses.asdict(record)})
+
+
+def record_from_json(text: str | None, fingerprint: str) -> Record | None:
+    """None if there is no text, or it is damaged, or of another fingerprint: then the unit is not done."""
+    try:
+        tree = json.loads(text or "{}")
+        if tree.get("fingerprint") != fingerprint:
+            return None
+        files = tuple(FileEntry(**entry) for entry in tree["files"])
+        return Record(tree["unit"], files, tree["counters"], tree["extra"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def add_counters(counters: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sum by name, in the order in which names first appear."""
+    total: dict[str, int] = {}
+    for counter in counters:
+        for name, count in counter.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what files look like."""
+    return {name: metadata.version(name) for name in _VERSIONS}
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """SHA-256 of several strings, as hex."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
