@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from geo_subset import __version__
+from geo_subset import __version__, stopping
 from geo_subset.errors import GeoSubsetError
 
 #: Packages whose errors tell of storage or network.
@@ -23,7 +22,7 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status. Expected errors are shown as one line."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    stopping.on_signals()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         commands.main(words, prog_name="geo-subset", standalone_mode=False)
@@ -43,10 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo(f"geo-subset: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
         return 1
     return 0
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
+from geo_subset import stopping
 from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StorageFullError
 from geo_subset.progress import log
 from geo_subset.settings import ClusterSettings
@@ -189,7 +190,9 @@ def _drive(
                     exhausted = True
             if exhausted and not again and not pending:
                 return
+            stopping.check()
             ready, _ = ray.wait([*pending, *starting], num_returns=1, timeout=PATIENCE)
+            stopping.check()
             if not ready and (starting or not _anything_runs()):
                 log.info("waiting: the cluster has no room for %s", "more workers" if pending else "a worker")
             for reference in ready:

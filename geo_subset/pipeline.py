@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from geo_subset import runfolder
+from geo_subset import runfolder, stopping
 from geo_subset.manifests import Manifest, Progress
 from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
@@ -64,6 +64,7 @@ def run(settings: Settings, last: str = "report", address: str | None = None) ->
     with ExitStack() as stack:
         connected = False
         for stage in _up_to(last):
+            stopping.check()
             folder = _folder(stage, settings, run_url)
             manifest = folder.finished()
             skipped = manifest is not None
