@@ -68,6 +68,9 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put a handler of its own in its place
     try:
+        cpus = float(ray.cluster_resources().get("CPU", 0))
+        if where == "local" and settings.cpus_per_worker > cpus:
+            raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
         yield
     finally:
         ray.shutdown()

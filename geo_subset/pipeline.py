@@ -91,8 +91,6 @@ def status(settings: Settings) -> Iterator[tuple[str, Progress]]:
         if not before_done:
             state = "waiting" if progress.state == "not started" else "out of date"
             progress = Progress(state, None, 0, {}, 0.0)
-        elif progress.state == "done" and folder.finished() is None:
-            progress = Progress("unfinished", progress.units, 0, progress.counters, progress.seconds)
         before_done = before_done and progress.state == "done"
         yield stage.name, progress
 

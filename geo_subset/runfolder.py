@@ -107,9 +107,13 @@ class StageFolder:
         """What is done, from manifest or records; state is 'out of date' for another fingerprint."""
         manifest = self.manifest()
         if manifest is not None:
-            done = len(manifest.units)
-            state = "done" if self.fingerprint in ("", manifest.fingerprint) else "out of date"
-            return Progress(state, done, done, manifest.counters, manifest.seconds, manifest.fingerprint)
+            sizes = storage.sizes(self.url)
+            units = len(manifest.units)
+            done = sum(all(sizes.get(f.path) == f.bytes for f in unit.files) for unit in manifest.units)
+            state = "done" if done == units else "unfinished"
+            if self.fingerprint not in ("", manifest.fingerprint):
+                state = "out of date"
+            return Progress(state, units, done, manifest.counters, manifest.seconds, manifest.fingerprint)
         started = self._started()
         if started is None:
             return Progress("not started", None, 0, {}, 0.0)
@@ -307,6 +311,8 @@ def open_run(run: str, run_toml: str | None = None) -> str:
 
     Raises SettingsError: no such file system, or the folder cannot be written to.
     """
+    if run.startswith("memory:"):
+        raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
     try:
         fs, root = fsspec.core.url_to_fs(run)
         url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)

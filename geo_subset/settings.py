@@ -30,7 +30,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -122,10 +122,11 @@ class MergeSettings(_Section):
 
 
 class DownloadSettings(_Section):
-    image_size: PositiveInt = 256
+    image_size: Annotated[int, Field(ge=1, le=16_383)] = 256
+    """Pixels; webp can hold no more than 16,383."""
     resize_mode: Literal["no", "keep_ratio", "keep_ratio_largest", "center_crop", "border"] = "keep_ratio"
     encode_format: Literal["jpg", "png", "webp"] = "jpg"
-    encode_quality: Annotated[int, Field(ge=0, le=100)] = 95
+    encode_quality: Annotated[int, Field(ge=0, le=100, validate_default=True)] = 95
     min_image_size: Count = 0
     """Pixels; images with a shorter side are left out."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] | None = None

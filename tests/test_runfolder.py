@@ -78,6 +78,7 @@ def test_a_finished_stage_that_lost_a_file_redoes_only_that_one(run_url):
     manifest = stage.finish([write(stage, 0), write(stage, 1)], 1.0)
     storage.remove(f"{run_url}/samples/{manifest.files[1].path}")
     assert stage.finished() is None
+    assert (stage.progress().state, stage.progress().units_done) == ("unfinished", 1)
     assert set(stage.start(2)) == {"part-00000"}
 
 
@@ -206,6 +207,8 @@ def test_unwritable_run_folder(tmp_path):
         runfolder.open_run(str(tmp_path / "file" / "run"), "")
     with pytest.raises(SettingsError, match="run = 'nosuch://x'"):
         runfolder.open_run("nosuch://x", "")
+    with pytest.raises(SettingsError, match="a memory of its own"):
+        runfolder.open_run("memory://x", "")
 
 
 def test_scratch_of_killed_processes_is_removed(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def parse(status: int, body: bytes, retry_after: str | None = None) -> list[Any]
     except orjson.JSONDecodeError:
         try:
             answer = json.loads(body)  # bare NaN, which the backend's JSON may hold, is not strict JSON
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AnswerError("broken json", f"{error}: {_start(body)}", passing=True) from None
     if not isinstance(answer, list):
         raise AnswerError("not a list", _start(body))

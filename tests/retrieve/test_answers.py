@@ -27,6 +27,7 @@ ROW = {"url": "http://a/1", "caption": "c", "id": 3, "similarity": 0.5, "NSFW": 
         (200, b'{"message": "Internal Server Error"}', "not a list", False),
         (200, b'[{"url": "http://a', "broken json", True),
         (200, b"", "broken json", True),
+        (200, b"[" * 100_000, "broken json", True),
         (200, b"null", "not a list", False),
     ],
 )
