@@ -127,7 +127,7 @@ def test_the_server_ends_with_the_block_and_with_a_killed_parent(tmp_path: Path)
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"serving\n"
     # An open connection tells of the server's end: reading from it returns when the server has gone.
-    with socket.create_connection(("127.0.0.1", world.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", world.port), timeout=200) as connection:
         os.kill(parent.pid, signal.SIGKILL)
         parent.communicate()
         assert connection.recv(1) == b""
