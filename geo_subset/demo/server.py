@@ -102,7 +102,7 @@ class Site:
 async def serve(world: World, latency: float) -> None:
     """Serves until standard input ends."""
     site = Site(world, latency)
-    runner = http.ServerRunner(http.Server(site.answer, access_log=None))
+    runner = http.ServerRunner(http.Server(site.answer, access_log=None), shutdown_timeout=2.0)
     await runner.setup()
     try:
         for host in (SERVICE_HOST, *HOSTS):
