@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import string
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from geo_subset.errors import SettingsError
+from geo_subset.places import clip_tokens
 from geo_subset.places.place import Place
 
 #: What a template may name.
@@ -18,6 +20,9 @@ COLUMNS = tuple(name for name in Place._fields if name != "variants")
 # 20 namesakes; a state goes with the country, as Georgia and Washington are other places too.
 _GAZETTEER = {"city": "{name}, {admin1}", "county": "{name}, {admin1}", "state": "{name}, United States"}
 _WITH_CONTEXT = "{name} in {context}"
+# What a context should not end with, nor a text begin with, once words are gone.
+_DANGLING = " ,;:/(-–—"
+_LEADING = " ,;:/)-–—"
 
 
 def check(templates: Sequence[str]) -> None:
@@ -26,23 +31,67 @@ def check(templates: Sequence[str]) -> None:
         _parse(template)
 
 
-def queries(place: Place, templates: Sequence[str], counters: Counter[str]) -> list[str]:
+def queries(
+    place: Place, templates: Sequence[str], counters: Counter[str], examples: dict[str, str], shorten: bool
+) -> list[str]:
     """The search texts of a place, each once: templates in order, for the place's columns and then for its variants.
 
     Without templates those that suit the source. A template whose columns the place lacks is left out and counted as
     skipped_prompts; if none is left, the name stands alone.
+
+    With `shorten`, words at the end of the context are dropped from a text of more tokens than CLIP takes. Counted as
+    queries_shortened, or as queries_too_long if it is too long without any context as well; `examples` takes the first
+    text of either.
     """
-    texts: dict[str, None] = {}
+    texts: dict[str, tuple[str, Place]] = {}  # what each was made of
     for template in templates or (_default(place),):
         form, take = _parse(template)
         values = take(place)
         if None in values:
             counters["skipped_prompts"] += 1
             continue
-        texts[form % values] = None
+        texts.setdefault(form % values, (template, place))
         for variant in place.variants:
-            texts[form % take(place._replace(**variant))] = None
-    return list(texts) or [place.name]
+            spoken_of = place._replace(**variant)
+            texts.setdefault(form % take(spoken_of), (template, spoken_of))
+    if not texts:
+        texts[place.name] = ("{name}", place)
+    if not shorten or all(map(clip_tokens.fits, texts)):
+        return list(texts)
+    fitting: dict[str, None] = {}
+    for text, (template, spoken_of) in texts.items():
+        if not clip_tokens.fits(text):
+            text = _shortened(template, spoken_of)
+            counter = "queries_shortened" if clip_tokens.fits(text) else "queries_too_long"
+            counters[counter] += 1
+            examples.setdefault(counter, text)
+        fitting[text] = None
+    return list(fitting)
+
+
+def _shortened(template: str, place: Place) -> str:
+    """The text with as much of the context as fits, in whole words; without any if even that is too long."""
+    form, take = _parse(template)
+    words = (place.context or "").split()
+
+    def text(kept: int) -> str:
+        context = " ".join(words[:kept]).rstrip(_DANGLING)
+        return form % take(place._replace(context=context)) if context else _without_context(template, place)
+
+    # Words add tokens, so the longest that fits is found by halving.
+    return text(bisect_left(range(1, len(words) + 1), True, key=lambda kept: not clip_tokens.fits(text(kept))))
+
+
+def _without_context(template: str, place: Place) -> str:
+    """The text less the context and the words that lead up to it: '{name}' of '{name} in {context}'."""
+    parts = string.Formatter().parse(" ".join(template.split()))
+    kept = [(literal, column) for literal, column, _, _ in parts if column != "context"]
+    if not any(column for _, column in kept):
+        return place.name
+    columns, text = place._asdict(), ""
+    for literal, column in kept:
+        text += (literal if text else literal.lstrip(_LEADING)) + (str(columns[column]) if column else "")
+    return text
 
 
 def _default(place: Place) -> str:

