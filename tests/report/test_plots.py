@@ -23,7 +23,8 @@ def drawn(folder: Path, places: list[dict], matches: list[dict], **options: obje
     with database.opened(run.url) as tables, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         images = plots.draw(summary.summarise(tables), summary.map_points(tables))
-    assert not warned
+    # An unclosed socket of another test, collected at this moment, is no matter of plots.
+    assert not [w.message for w in warned if not issubclass(w.category, ResourceWarning)]
     return images
 
 
