@@ -10,6 +10,7 @@ import difflib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -38,6 +39,12 @@ def _as_tuple(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     return (value,) if isinstance(value, str) else value
+
+
+def _is_port(netloc: str) -> bool:
+    """Whether what follows the host is a port, if anything does."""
+    port = netloc.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
+    return not port or (port.isdecimal() and 0 < int(port) < 65_536)
 
 
 class PlaceFilters(_Section):
@@ -79,12 +86,15 @@ class ClipServiceSettings(_Section):
     deduplicate: bool = True
     use_safety_model: bool = True
     use_violence_detector: bool = True
-    concurrency: PositiveInt = 16
-    """Requests in flight, over all workers."""
+    concurrency: PositiveInt = 128
+    """Requests in flight at most, over all workers and backends; how many a backend gets is found out as it works."""
     timeout: Seconds = 120.0
     """Seconds that one request may take as a whole."""
     retries: Count = 5
     """How often a request is sent again after a failure that may pass."""
+    deadline: Seconds = 600.0
+    """Seconds after its first request from which on a place is not tried again; and seconds without an answer from any
+    backend after which the run stops."""
     rate_limit: Annotated[float, Field(gt=0)] | None = None
     """Requests per second, over all workers; none: no limit."""
 
@@ -96,6 +106,9 @@ class ClipServiceSettings(_Section):
         for url in urls:
             if not url.lower().startswith(("http://", "https://")):
                 raise ValueError("each must start with http:// or https://")
+            parts = urlsplit(url)
+            if not parts.hostname or parts.query or parts.fragment or not _is_port(parts.netloc):
+                raise ValueError("each must be a host, a port if need be and a path: 'http://127.0.0.1:1234'")
         return tuple(url.rstrip("/").removesuffix("/knn-service") for url in urls)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import re
 from dataclasses import dataclass, field
-from itertools import pairwise
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from itertools import compress
 from typing import Any
 
 import orjson
@@ -15,13 +19,17 @@ from geo_subset.tables import SOURCE_FIELDS
 #: Keys of a row -> column, whatever their case.
 _SOURCE_COLUMNS = {f.name: f.name for f in SOURCE_FIELDS} | {"original_width": "width", "original_height": "height"}
 #: Seconds: a server may ask for more patience, but not for a day.
-MAX_RETRY_AFTER = 300.0
+MAX_RETRY_AFTER = 3600.0
 _INTEGERS = {"width", "height"}
-_INT32_MAX = 2**31 - 1
+_FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
+#: The id by which faiss says that it found nothing.
+_NOTHING = -1
+#: Why rows have no use, and what is told of them besides.
+_LEFT_OUT = ("rows_url_missing", "rows_url_null", "rows_url_no_text", "rows_no_similarity", "rows_id_negative")
 
 
 class AnswerError(Exception):
-    """An answer that is no list of rows. `passing`: the same request may succeed later."""
+    """An answer that is no list of rows. `passing`: the same request may succeed later, or at another backend."""
 
     def __init__(self, reason: str, detail: str = "", passing: bool = False, retry_after: float = 0.0) -> None:
         super().__init__(reason, detail, passing, retry_after)
@@ -43,59 +51,124 @@ class Rows:
         return len(self.url)
 
 
+class _Filled(dict[str, Any]):
+    """A row that held nothing but id and similarity until its metadata were fetched."""
+
+
 def parse(status: int, body: bytes, retry_after: str | None = None) -> list[Any]:
     """The list that an answer holds. Raises AnswerError for any other answer.
 
-    A 5xx, 429 or 408 may pass, and so may a body that is cut off; any other status, or JSON that is no list (the
-    backend's errors are dicts), will not.
+    What says nothing about the request is passing: 5xx, 429 and 408, and a body that is no JSON, for it was cut off or
+    comes from something in between (a proxy's login page). Any other status, JSON that is no list (the backend's
+    errors are dicts) and JSON nested too deep are not.
+    `retry_after`: the header of that name, if any.
     """
     if status != 200:
         passing = status >= 500 or status in (408, 429)
-        wait = min(MAX_RETRY_AFTER, float(retry_after)) if retry_after and retry_after.isdecimal() else 0.0
-        raise AnswerError(f"http {status}", _start(body), passing, wait)
+        raise AnswerError(
+            f"http {status}", _start(body), passing, waiting_time(retry_after, datetime.now(timezone.utc))
+        )
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
-        try:
-            answer = json.loads(body)  # bare NaN, which the backend's JSON may hold, is not strict JSON
-        except (ValueError, RecursionError) as error:
-            raise AnswerError("broken json", f"{error}: {_start(body)}", passing=True) from None
+        answer = _lenient(body)
     if not isinstance(answer, list):
         raise AnswerError("not a list", _start(body))
     return answer
 
 
+def waiting_time(retry_after: str | None, now: datetime) -> float:
+    """Seconds that a Retry-After header asks to wait: a number of seconds or a date (RFC 9110, 10.2.3).
+
+    0 for a date gone by and for what is neither; at most MAX_RETRY_AFTER.
+    """
+    text = (retry_after or "").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text):
+        return min(MAX_RETRY_AFTER, float(text))
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
+    if date.tzinfo is None:  # the form without a zone is in UTC
+        date = date.replace(tzinfo=timezone.utc)
+    return min(MAX_RETRY_AFTER, max(0.0, (date - now).total_seconds()))
+
+
+def bare_ids(answer: list[Any]) -> list[int]:
+    """Ids, each once, of the rows that carry nothing but id and similarity: what to ask /metadata for.
+
+    Such are the rows past num_images of an answer that was asked for more num_result_ids. Negative ids, with which
+    faiss fills up, are left out: a backend answers them with an error.
+    """
+    ids = _integers([row["id"] for row in answer if _is_bare(row)], 0, 2**63 - 1)
+    return [i for i in dict.fromkeys(ids) if i is not None]
+
+
+def with_metadata(answer: list[Any], metadata_answer: list[Any]) -> list[Any]:
+    """The answer, with its bare rows filled from what /metadata says of their ids: [{"id": 0, "metadata": {...}}, ...].
+
+    A row that it says nothing of stays bare. A row's own id and similarity stay as they are.
+    """
+    found: dict[int | None, dict[str, Any]] = {
+        _integer(entry.get("id")): entry["metadata"]
+        for entry in metadata_answer
+        if isinstance(entry, dict) and isinstance(entry.get("metadata"), dict)
+    }
+    found.pop(None, None)
+    return [
+        _Filled({**metadata, **row})
+        if _is_bare(row) and (metadata := found.get(_integer(row["id"]))) is not None
+        else row
+        for row in answer
+    ]
+
+
 def rows(answer: list[Any], limit: int) -> Rows:
     """The first `limit` usable rows of an answer, by falling similarity, and counters that add up:
 
-    received = rows + no_object + no_url + no_similarity + over_limit.
+    received = rows + no_object + url_missing + url_null + url_no_text + no_similarity + over_limit (each `rows_...`).
+
+    Besides: rows_from_metadata (filled by `with_metadata`), rows_id_negative (among those whose URL is missing),
+    urls_repeated and captions_no_text (both among the rows kept; such a caption becomes null), images_dropped (rows
+    that held an image itself).
     """
-    objects = [row for row in answer if isinstance(row, dict)]
-    usable = [row for row in objects if (url := _text(row.get("url"))) is not None and url.strip()]
-    judged = [(similarity, row) for row in usable if (similarity := _number(row.get("similarity"))) is not None]
-    if any(a[0] < b[0] for a, b in pairwise(judged)):
-        judged.sort(key=lambda pair: -pair[0])
-    kept = judged[:limit]
-    found = [row for _, row in kept]
+    # Column by column, for speed: values are looked at one by one only where a column holds something odd.
+    objects: list[dict[str, Any]] = answer
+    if set(map(type, answer)) != {dict}:
+        objects = [row for row in answer if isinstance(row, dict)]
+    keys = set().union(*objects)
+    counters = {"rows_received": len(answer), "rows_no_object": len(answer) - len(objects)}
+    counters |= dict.fromkeys(_LEFT_OUT, 0)
+
+    found = objects
+    url = _texts([row.get("url") for row in objects])
+    similarity = _numbers([row.get("similarity") for row in objects])
+    if not all(url) or any(map(str.isspace, url)) or None in similarity:
+        counters |= _left_out(objects, url, similarity)
+        usable = [_is_usable(*pair) for pair in zip(url, similarity, strict=True)]
+        found, url, similarity = (list(compress(column, usable)) for column in (objects, url, similarity))
+    if similarity != sorted(similarity, reverse=True):
+        order = sorted(range(len(found)), key=similarity.__getitem__, reverse=True)
+        found, url, similarity = ([column[i] for i in order] for column in (found, url, similarity))
+    counters["rows_over_limit"] = max(0, len(found) - limit)
+    found, url, similarity = found[:limit], url[:limit], similarity[:limit]
+
+    captions = [row.get("caption") for row in found]
     result = Rows(
-        similarity=[similarity for similarity, _ in kept],
-        url=[row["url"] for row in found],
-        caption=[_text(row.get("caption")) for row in found],
-        image_id=[_integer(row.get("id")) for row in found],
+        similarity=similarity,
+        url=url,
+        caption=_texts(captions),
+        image_id=_integers([row.get("id") for row in found], -(2**63), 2**63 - 1),
+        source=_source(found, keys),
+        counters=counters,
     )
-    # In an order of its own, not the set's: of 'width' and 'original_width' the same one must win everywhere.
-    for key in sorted(set().union(*found), key=lambda key: (key not in _SOURCE_COLUMNS.values(), key)):
-        column = _SOURCE_COLUMNS.get(key.lower())
-        if column is not None and column not in result.source:
-            result.source[column] = [_source_value(column, row.get(key)) for row in found]
-    result.counters = {
-        "rows_received": len(answer),
-        "rows_no_object": len(answer) - len(objects),
-        "rows_no_url": len(objects) - len(usable),
-        "rows_no_similarity": len(usable) - len(judged),
-        "rows_over_limit": len(judged) - len(kept),
-        "urls_repeated": len(found) - len(set(result.url)),
-    }
+    if _NOTHING in result.image_id:
+        result.image_id = [None if i == _NOTHING else i for i in result.image_id]
+    counters["rows_from_metadata"] = 0 if objects is answer else sum(isinstance(row, _Filled) for row in objects)
+    counters["urls_repeated"] = len(url) - len(set(url))
+    counters["captions_no_text"] = result.caption.count(None) - captions.count(None)
+    counters["images_dropped"] = sum("image" in row for row in objects) if "image" in keys else 0
     return result
 
 
@@ -133,18 +206,68 @@ def merged(answers: list[Rows], limit: int) -> Rows:
     )
 
 
-def _number(value: Any) -> float | None:
-    """A finite number that float32 can hold, else None (booleans are no numbers)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) and abs(value) < 3.4e38 else None
+def _is_bare(row: Any) -> bool:
+    return isinstance(row, dict) and row.keys() == {"id", "similarity"}
 
 
-def _integer(value: Any) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if -(2**63) <= value < 2**63 else None
-    number = _number(value)
-    return int(number) if number is not None and number.is_integer() and abs(number) < 2**63 else None
+def _is_usable(url: str | None, similarity: float | None) -> bool:
+    return bool(url and not url.isspace()) and similarity is not None
+
+
+def _left_out(objects: list[dict[str, Any]], url: list[Any], similarity: list[Any]) -> dict[str, int]:
+    """Why rows are not usable, each counted once; `url` and `similarity`: as judged, null where there is none."""
+    count = dict.fromkeys(_LEFT_OUT, 0)
+    for row, text, number in zip(objects, url, similarity, strict=True):
+        if "url" not in row:
+            count["rows_url_missing"] += 1
+            count["rows_id_negative"] += (_integer(row.get("id")) or 0) < 0
+        elif row["url"] is None:
+            count["rows_url_null"] += 1
+        elif not text or text.isspace():
+            count["rows_url_no_text"] += 1
+        elif number is None:
+            count["rows_no_similarity"] += 1
+    return count
+
+
+def _source(found: list[dict[str, Any]], keys: set[str]) -> dict[str, list[Any]]:
+    """Columns that the source has, of those that MATCHES knows."""
+    source: dict[str, list[Any]] = {}
+    # In an order of its own, not the set's: of 'width' and 'original_width' the same one must win everywhere.
+    for key in sorted(keys, key=lambda key: (key not in _SOURCE_COLUMNS.values(), key)):
+        column = _SOURCE_COLUMNS.get(key.lower())
+        if column is None or column in source:
+            continue
+        values = [row.get(key) for row in found]
+        if column == "nsfw":
+            source[column] = _texts(values)
+        elif column in _INTEGERS:
+            source[column] = _integers(values, 0, 2**31 - 1)
+        else:
+            source[column] = _numbers(values)
+    return source
+
+
+# The three below give the values themselves, null for each that is not what is wanted.
+
+
+def _texts(values: list[Any]) -> list[Any]:
+    if set(map(type, values)) == {str} and _text("".join(values)) is not None:
+        return values
+    return [_text(value) for value in values]
+
+
+def _numbers(values: list[Any]) -> list[Any]:
+    if set(map(type, values)) == {float} and max(map(abs, values)) <= _FLOAT32_MAX and not math.isnan(sum(values)):
+        return values
+    return [_number(value) for value in values]
+
+
+def _integers(values: list[Any], low: int, high: int) -> list[Any]:
+    if set(map(type, values)) == {int} and low <= min(values) and max(values) <= high:
+        return values
+    integers = [_integer(value) for value in values]
+    return [value if value is not None and low <= value <= high else None for value in integers]
 
 
 def _text(value: Any) -> str | None:
@@ -159,14 +282,41 @@ def _text(value: Any) -> str | None:
     return value
 
 
-def _source_value(column: str, value: Any) -> Any:
-    if column == "nsfw":
-        return _text(value)
-    if column in _INTEGERS:
-        integer = _integer(value)
-        return integer if integer is not None and 0 <= integer <= _INT32_MAX else None
-    return _number(value)
+def _number(value: Any) -> float | None:
+    """A finite number that float32 can hold, else None (booleans are no numbers)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) <= _FLOAT32_MAX else None
+
+
+def _integer(value: Any) -> int | None:
+    """A whole number, which may be written as 7.0, else None."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def _lenient(body: bytes) -> Any:
+    """JSON as backends write it: NaN and Infinity, lone surrogates, numbers of any length, strings of broken UTF-8.
+
+    Odd strings come out with lone surrogates, odd numbers as infinite: the rows they are in are judged, not the whole.
+    """
+    try:
+        return json.loads(body.decode(errors="surrogateescape"), parse_int=_wide_integer)
+    except RecursionError:
+        raise AnswerError("json too deep", _start(body)) from None
+    except ValueError as error:
+        start = body[:100].lstrip()
+        reason = "empty answer" if not body.strip() else "html page" if start.startswith(b"<") else "broken json"
+        raise AnswerError(reason, f"{error}: {_start(body)}", passing=True) from None
+
+
+def _wide_integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 20 else float(digits)
 
 
 def _start(body: bytes) -> str:
-    return " ".join(body[:200].decode(errors="replace").split())
+    """The first characters of a body, fit for one line."""
+    text = body[:200].decode(errors="replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

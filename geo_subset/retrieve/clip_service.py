@@ -7,27 +7,34 @@ status and never tries again.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import numpy as np
 import orjson
 import pyarrow as pa
 
-from geo_subset.errors import StageError
-from geo_subset.progress import log
-from geo_subset.retrieve import answers
+from geo_subset.retrieve import answers, limits
 from geo_subset.retrieve.answers import AnswerError, Rows
+from geo_subset.retrieve.gate import Exchange, Gate
 from geo_subset.settings import ClipServiceSettings
 from geo_subset.tables import MATCHES, SOURCE_FIELDS
 
-#: Bytes of an answer that are read at most: 1,000 rows take about 250 kB.
-MAX_BODY = 256 << 20
+#: Bytes of an answer that are read at most, and at least: a row takes about 250 bytes, one with its image in it more.
+MAX_BODY_PER_ROW, MIN_BODY = 64 << 10, 16 << 20
 #: Seconds: retry i waits a random time up to min(MAX_WAIT, BASE_WAIT * 2^i), "full jitter"
 #: (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 BASE_WAIT, MAX_WAIT = 0.25, 30.0
+#: Seconds of rest for a backend that answers 429 without saying for how long.
+REST = 1.0
+#: What is wrong with the way to the backend, not with what was asked: not counted as one of a request's retries.
+NO_CONNECTION = "no connection"
+_WEIGHTS = {NO_CONNECTION: limits.NO_CONNECTION, "timed out": limits.TIMED_OUT}
 
 
 @dataclass(frozen=True)
@@ -43,137 +50,152 @@ class Failure:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """The matches of a chunk of places (schema MATCHES, in the places' order), its failures, and counters."""
+    """The matches of a chunk of places (schema MATCHES, in the places' order), its failures, and counters.
+
+    Counters: requests = those answered + the sum of all requests_failed_*; and those of `answers.rows`, added up.
+    """
 
     matches: pa.Table
     failures: list[Failure]
     counters: dict[str, int]
 
 
-async def check(service: ClipServiceSettings) -> ClipServiceSettings:
-    """Asks every backend for its indices; returns the settings with the backends that answer and the index to use.
-
-    Raises StageError: no backend answers, the index is unknown, or several exist and none is named.
-    """
-    problems: list[str] = []
-    indices: dict[str, list[str]] = {}
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=min(service.timeout, 30))) as session:
-        for url in service.url:
-            try:
-                async with session.get(f"{url}/indices-list") as response:
-                    listed = answers.parse(response.status, await response.read())
-                indices[url] = [name for name in listed if isinstance(name, str)]
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-                problems.append(f"{url}: {_reason(error)[1] or _reason(error)[0]}")
-            except AnswerError as error:
-                problems.append(f"{url}/indices-list: {error.reason}: {error.detail}")
-    if not indices:
-        raise StageError(
-            f"no clip-retrieval backend answers ({'; '.join(problems)}): start it, or correct retrieve.clip-service.url"
-        )
-    names = list(dict.fromkeys(name for listed in indices.values() for name in listed))
-    index = names[0] if service.indice_name is None and len(names) == 1 else service.indice_name
-    having = tuple(url for url, listed in indices.items() if index in listed)
-    if index is None or not having:
-        said = "is not set" if index is None else f"= {index!r} is unknown"
-        there = f"{', '.join(indices)} has {', '.join(names) or 'none'}"
-        raise StageError(f"retrieve.clip-service.indice_name {said}: {there}")
-    for problem in [*problems, *(f"{url} has no index {index!r}" for url in indices if url not in having)]:
-        log.warning("retrieve  a backend is left out: %s", problem)
-    return service.model_copy(update={"url": having, "indice_name": index})
-
-
 class ClipService:
-    """A client for one worker: bounded requests in flight, pooled connections, retries.
+    """A client for one worker: as many requests in flight as it is allowed, pooled connections, retries.
 
     To be made and used within one event loop; `close` it there.
     """
 
-    def __init__(self, service: ClipServiceSettings, num_images: int, concurrency: int, rate: float | None) -> None:
+    def __init__(self, service: ClipServiceSettings, num_images: int, exchange: Exchange) -> None:
         self._service, self._num_images = service, num_images
-        self._room = asyncio.Semaphore(concurrency)
-        self._pace, self._next_start = (1 / rate if rate else 0.0), 0.0
-        self._next_url = 0
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=service.timeout)
-        )
+        self._gate = Gate(len(service.url), exchange)
+        self._session = session(service)
 
     async def close(self) -> None:
+        await self._gate.close()
         await self._session.close()
 
     async def retrieve(self, place_ids: list[str], queries: list[list[str]]) -> Retrieved:
-        """Asks for all the places at once, as far as there is room. No place's failure stops the others."""
-        counters = {"requests": 0, "retries": 0}
+        """Asks for all the places at once, as far as there is room. No place's failure stops the others.
+
+        Raises StageError when no backend has answered for too long.
+        """
+        counters: Counter[str] = Counter(requests=0, retries=0)
         tasks = [
-            asyncio.ensure_future(self._place(place_id, texts, counters))
+            asyncio.ensure_future(self._place(_Place(place_id, counters), texts))
             for place_id, texts in zip(place_ids, queries, strict=True)
         ]
-        results = await asyncio.gather(*tasks)
+        try:
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
         found = [(place_id, rows) for place_id, rows in zip(place_ids, results, strict=True) if isinstance(rows, Rows)]
         for _, rows in found:
-            for name, count in rows.counters.items():
-                counters[name] = counters.get(name, 0) + count
+            counters.update(rows.counters)
         counters["rows"] = sum(len(rows) for _, rows in found)
         counters["places_no_rows"] = sum(not len(rows) for _, rows in found)
-        return Retrieved(to_table(found), [r for r in results if isinstance(r, Failure)], counters)
+        return Retrieved(to_table(found), [r for r in results if isinstance(r, Failure)], dict(counters))
 
-    async def _place(self, place_id: str, texts: list[str], counters: dict[str, int]) -> Rows | Failure:
+    async def _place(self, place: _Place, texts: list[str]) -> Rows | Failure:
         parts = []
         for text in texts:
-            answer = await self._ask(place_id, text, counters)
-            if isinstance(answer, Failure):
-                return answer
+            if not text.strip():  # the backend would answer 500
+                return Failure(place.place_id, text, "empty search text", "", 0)
+            try:
+                answer = await self._ask(place, "knn-service", request(self._service, text, self._num_images))
+                if ids := answers.bare_ids(answer):
+                    wanted = {"ids": ids, "indice_name": self._service.indice_name}
+                    answer = answers.with_metadata(answer, await self._ask(place, "metadata", wanted))
+            except AnswerError as error:
+                return Failure(place.place_id, text, error.reason, error.detail[:500], place.attempts)
             parts.append(answers.rows(answer, self._num_images))
         if not parts:
-            return Failure(place_id, "", "no search text", "", 0)
+            return Failure(place.place_id, "", "no search text", "", 0)
         return answers.merged(parts, self._num_images)
 
-    async def _ask(self, place_id: str, text: str, counters: dict[str, int]) -> list[Any] | Failure:
-        if not text.strip():
-            return Failure(place_id, text, "empty search text", "", 0)
-        body = orjson.dumps(request(self._service, text, self._num_images))
-        attempt = 0
+    async def _ask(self, place: _Place, path: str, payload: dict[str, Any]) -> list[Any]:
+        """What a backend answers, after as many tries as are allowed. Raises the AnswerError of the last one."""
+        body = orjson.dumps(payload)
+        place.attempts = lost = 0
+        avoid: int | None = None
         while True:
-            attempt += 1
-            wait = 0.0
+            visit = await self._gate.enter(avoid)
+            place.begun = place.begun or time.monotonic()
+            place.counters["requests"] += 1
+            place.attempts += 1
+            error: AnswerError | None = None
             try:
-                async with self._room:
-                    await self._paced()
-                    counters["requests"] += 1
-                    return await self._post(body)
-            except AnswerError as error:
-                reason, detail, passing, wait = error.reason, error.detail, error.passing, error.retry_after
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-                (reason, detail), passing = _reason(error), True
-            if not passing or attempt > self._service.retries:
-                return Failure(place_id, text, reason, detail[:500], attempt)
-            counters["retries"] += 1
-            backoff = random.uniform(0, min(MAX_WAIT, BASE_WAIT * 2**attempt))
-            await asyncio.sleep(max(wait, backoff))
+                url = f"{self._service.url[visit.backend]}/{path}"
+                return await post(self._session, url, body, self._num_images)
+            except AnswerError as problem:
+                error = problem
+            finally:
+                if error is not None and error.passing:
+                    weight = _WEIGHTS.get(error.reason, limits.OTHER)
+                    rest = error.retry_after or (REST if error.reason == "http 429" else 0.0)
+                    self._gate.leave(visit, f"{error.reason}: {error.detail}".removesuffix(": "), weight, rest)
+                else:
+                    self._gate.leave(visit)
+            place.counters[f"requests_failed_{error.reason.replace(' ', '_')}"] += 1
+            lost += error.reason == NO_CONNECTION
+            wait = random.uniform(0, min(MAX_WAIT, BASE_WAIT * 2.0 ** min(place.attempts, 10)))
+            too_late = time.monotonic() + wait > place.begun + self._service.deadline
+            if not error.passing or place.attempts - lost > self._service.retries or too_late:
+                raise error
+            avoid = visit.backend
+            place.counters["retries"] += 1
+            await asyncio.sleep(wait)
 
-    async def _post(self, body: bytes) -> list[Any]:
-        urls = self._service.url
-        url = urls[self._next_url % len(urls)]
-        self._next_url += 1
-        async with self._session.post(f"{url}/knn-service", data=body, headers=_HEADERS) as response:
-            if (response.content_length or 0) > MAX_BODY:
+
+@dataclass
+class _Place:
+    """A place while it is asked for."""
+
+    place_id: str
+    counters: Counter[str]
+    begun: float = 0.0
+    attempts: int = 0
+
+
+def session(service: ClipServiceSettings) -> aiohttp.ClientSession:
+    """Connections to the backends; to be made within the event loop that uses it."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=service.timeout)
+    )
+
+
+async def post(client: aiohttp.ClientSession, url: str, body: bytes, num_images: int) -> list[Any]:
+    """The list that the backend at `url` answers. Raises AnswerError for anything else."""
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    most = max(MIN_BODY, num_images * MAX_BODY_PER_ROW)
+    try:
+        async with client.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            if (response.content_length or 0) > most:
                 raise AnswerError("body too large", f"{response.content_length} bytes")
             content = bytearray()
             async for block in response.content.iter_any():
                 content += block
-                if len(content) > MAX_BODY:
-                    raise AnswerError("body too large", f"over {MAX_BODY} bytes")
+                if len(content) > most:
+                    raise AnswerError("body too large", f"over {most} bytes")
+            if 300 <= response.status < 400:
+                raise AnswerError(f"http {response.status}", f"it points to {response.headers.get('Location')}")
             return answers.parse(response.status, bytes(content), response.headers.get("Retry-After"))
-
-    async def _paced(self) -> None:
-        now = time.monotonic()
-        start = max(now, self._next_start)
-        self._next_start = start + self._pace
-        if start > now:
-            await asyncio.sleep(start - now)
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        raise lost(error) from None
 
 
-_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+def lost(error: Exception) -> AnswerError:
+    """A request that got no whole answer, as an AnswerError with a short, stable reason."""
+    if isinstance(error, asyncio.TimeoutError):
+        reason, detail = "timed out", ""
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        reason, detail = NO_CONNECTION, str(error)
+    elif isinstance(error, aiohttp.ClientPayloadError):
+        reason, detail = "answer cut off", str(error)
+    else:
+        reason, detail = "connection lost", str(error) or type(error).__name__
+    return AnswerError(reason, detail, passing=True)
 
 
 def request(service: ClipServiceSettings, text: str, num_images: int) -> dict[str, Any]:
@@ -198,26 +220,19 @@ def request(service: ClipServiceSettings, text: str, num_images: int) -> dict[st
 
 def to_table(found: list[tuple[str, Rows]]) -> pa.Table:
     """Matches (schema MATCHES) of places in the given order, rank 0 first."""
-    columns: dict[str, list[Any]] = {
-        "place_id": [place_id for place_id, rows in found for _ in range(len(rows))],
-        "rank": [rank for _, rows in found for rank in range(len(rows))],
+    counts = [len(rows) for _, rows in found]
+    owners = pa.array(np.repeat(np.arange(len(found)), counts))
+    columns: dict[str, pa.Array] = {
+        "place_id": pa.array([place_id for place_id, _ in found], pa.string()).take(owners),
+        "rank": pa.array(np.concatenate([np.empty(0, np.int32), *(np.arange(n, dtype=np.int32) for n in counts)])),
     }
     for name in ("similarity", "url", "caption", "image_id"):
-        columns[name] = [value for _, rows in found for value in getattr(rows, name)]
-    for name in (field.name for field in SOURCE_FIELDS):
-        if any(name in rows.source for _, rows in found):
-            columns[name] = [v for _, rows in found for v in rows.source.get(name) or [None] * len(rows)]
+        values = itertools.chain.from_iterable(getattr(rows, name) for _, rows in found)
+        columns[name] = pa.array(list(values), MATCHES.field(name).type)
+    for column in SOURCE_FIELDS:
+        if any(column.name in rows.source for _, rows in found):
+            parts = (rows.source.get(column.name) or [None] * len(rows) for _, rows in found)
+            columns[column.name] = pa.array(list(itertools.chain.from_iterable(parts)), column.type)
         else:
-            columns[name] = [None] * len(columns["rank"])
-    return pa.table([pa.array(columns[f.name], f.type) for f in MATCHES], schema=MATCHES)
-
-
-def _reason(error: Exception) -> tuple[str, str]:
-    """A short, stable reason and the detail of a failed request."""
-    if isinstance(error, asyncio.TimeoutError):
-        return "timed out", ""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "no connection", str(error)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "answer cut off", str(error)
-    return "connection lost", str(error) or type(error).__name__
+            columns[column.name] = pa.nulls(len(owners), column.type)
+    return pa.table([columns[column.name] for column in MATCHES], schema=MATCHES)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import threading
 import time
+import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
+from ray.exceptions import RayError
 
 from geo_subset import cluster, progress, tables
 from geo_subset.errors import StageError
 from geo_subset.manifests import Manifest, Record, add_counters
 from geo_subset.progress import log
-from geo_subset.retrieve import clip_service, plan
+from geo_subset.retrieve import backends, clip_service, plan
+from geo_subset.retrieve.limits import Limits, Reply, Tally
 from geo_subset.retrieve.plan import Chunk
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import ClipServiceSettings, Settings
@@ -31,7 +37,7 @@ _HOPELESS = 200
 def content(settings: Settings) -> Any:
     """What decides the matches. How hard and how fast a backend is asked does not."""
     retrieve = settings.retrieve
-    effort = {"concurrency", "timeout", "retries", "rate_limit"}
+    effort = {"concurrency", "timeout", "retries", "deadline", "rate_limit"}
     service = retrieve.clip_service.model_dump(mode="json", exclude=effort)
     return {"strategy": retrieve.strategy, "num_images": retrieve.num_images, "service": service}
 
@@ -62,12 +68,12 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
 def _retrieve(
     settings: Settings, folder: StageFolder, left: list[Chunk], places: int, records: dict[str, Record]
 ) -> None:
-    service = asyncio.run(clip_service.check(settings.retrieve.clip_service))
+    service = asyncio.run(backends.check(settings.retrieve.clip_service, settings.retrieve.num_images))
     done = places - sum(len(chunk.again) or chunk.stop - chunk.start for chunk in left)
     errors: list[str] = []
     asked = failed = 0
-    with progress.track("retrieve", places, "places", done) as advance:
-        arguments = (folder, service, settings.retrieve.num_images)
+    with progress.track("retrieve", places, "places", done) as advance, _limiter(service) as limiter:
+        arguments = (folder, service, settings.retrieve.num_images, limiter)
         for outcome in cluster.run_actors(Worker, arguments, left, settings.cluster, limit=service.concurrency):
             chunk = outcome.unit
             if outcome.error is None:
@@ -78,31 +84,99 @@ def _retrieve(
                 if failed > settings.retrieve.max_failures * places + _HOPELESS and failed > asked / 2:
                     log.info("retrieve  %s of %s places asked have failed: the rest is not tried", failed, asked)
                     return
+            elif gone := ray.get(limiter.gone.remote()):
+                raise StageError(f"{gone}; run again to go on from here")
             else:
                 errors.append(f"{chunk.unit}: {outcome.error}")
     if errors:
         raise StageError(f"{len(errors)} of {len(left)} chunks could not be done, first {errors[0]}")
 
 
+class Limiter:
+    """An actor: says to all workers how many requests they may have in flight."""
+
+    def __init__(self, service: ClipServiceSettings) -> None:
+        self._limits = Limits(service.url, service.concurrency, service.rate_limit, service.deadline, time.monotonic())
+        self._gone = ""
+
+    def exchange(self, worker: int, incarnation: str, wanted: int, tallies: Sequence[Tally], tokens: int) -> Reply:
+        """As `Limits.exchange`."""
+        reply = self._limits.exchange(worker, incarnation, wanted, tallies, tokens, time.monotonic())
+        self._gone = self._gone or reply.gone
+        return reply
+
+    def news(self, since: int) -> list[str]:
+        """What there was to log, from the one with this number on."""
+        return self._limits.news[since:]
+
+    def gone(self) -> str:
+        """Why no backend is worth waiting for, if so."""
+        return self._gone
+
+    def summary(self) -> list[str]:
+        """A line for each backend."""
+        return [
+            f"{b.url} gave {b.answered:,} answers, {b.failed:,} requests failed; {b.limit.now} at a time at the end"
+            for b in self._limits.backends
+        ]
+
+
+@contextlib.contextmanager
+def _limiter(service: ClipServiceSettings) -> Iterator[Any]:
+    """A Limiter, what it has to say sent to the log."""
+    limiter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Limiter).remote(service)
+    ended = threading.Event()
+
+    def follow() -> None:
+        seen = 0
+        last = False
+        while not last:
+            last = ended.wait(1.0)
+            with contextlib.suppress(RayError):  # it is being started again
+                lines = ray.get(limiter.news.remote(seen), timeout=10) + (
+                    ray.get(limiter.summary.remote()) if last else []
+                )
+                for line in lines:
+                    log.info("retrieve  %s", line)
+                seen += len(lines)
+
+    follower = threading.Thread(target=follow, name="limiter-news", daemon=True)
+    follower.start()
+    try:
+        yield limiter
+    finally:
+        ended.set()
+        follower.join()
+        ray.kill(limiter)
+
+
 class Worker:
     """An actor: one client, kept over all its chunks; several chunks at a time share the client's room."""
 
-    def __init__(self, index: int, workers: int, folder: StageFolder, service: ClipServiceSettings, num: int) -> None:
-        self._folder, self._service, self._num_images = folder, service, num
-        # The run's limits, dealt out so that the workers' shares add up to them.
-        self._concurrency = service.concurrency // workers + (index < service.concurrency % workers)
-        self._rate = service.rate_limit / workers if service.rate_limit else None
+    def __init__(
+        self, index: int, _workers: int, folder: StageFolder, service: ClipServiceSettings, num: int, limiter: Any
+    ) -> None:
+        self._index, self._incarnation = index, uuid.uuid4().hex
+        self._folder, self._service, self._num_images, self._limiter = folder, service, num, limiter
         self._client: clip_service.ClipService | None = None
 
     async def run(self, chunk: Chunk) -> Record:
         """Retrieves a chunk, writes its part and records it."""
         if self._client is None:  # needs the actor's running event loop
-            self._client = clip_service.ClipService(self._service, self._num_images, self._concurrency, self._rate)
+            self._client = clip_service.ClipService(self._service, self._num_images, self._exchange)
         places = await asyncio.to_thread(_read_places, self._folder, chunk)
         ids, queries = places["place_id"].to_pylist(), places["queries"].to_pylist()
         asked = [i for i, place_id in enumerate(ids) if not chunk.again or place_id in chunk.again]
         found = await self._client.retrieve([ids[i] for i in asked], [queries[i] for i in asked])
         return await asyncio.to_thread(_write, self._folder, chunk, ids, found)
+
+    async def _exchange(self, wanted: int, tallies: Sequence[Tally], tokens: int) -> Reply:
+        while True:
+            try:
+                exchange = self._limiter.exchange.remote(self._index, self._incarnation, wanted, tallies, tokens)
+                return await exchange  # type: ignore[no-any-return]
+            except RayError:  # lost with its node; it is being started elsewhere, and begins low
+                await asyncio.sleep(1)
 
 
 def _write(folder: StageFolder, chunk: Chunk, ids: list[str], found: clip_service.Retrieved) -> Record:

@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
+from geo_subset.retrieve.backends import QUESTION
+
 
 def rows_for(text: str, num_images: int, limit: int = 7) -> list[dict[str, Any]]:
     """The rows this service answers for a text: up to `limit`, by falling similarity."""
@@ -36,7 +38,9 @@ class Service:
         self.fault = fault
         self.url = ""
         self.indices = ["main"]
+        self.metadata: dict[int, dict[str, Any]] = {}
         self.asked: Counter[str] = Counter()
+        self.questions = 0
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.running = self.most_running = 0
@@ -44,20 +48,30 @@ class Service:
     async def knn(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
         text = body["text"]
-        self.asked[text] += 1
-        self.bodies.append(body)
-        self.times.append(asyncio.get_running_loop().time())
+        if text == QUESTION:  # asked before any work
+            self.questions += 1
+        else:
+            self.asked[text] += 1
+            self.bodies.append(body)
+            self.times.append(asyncio.get_running_loop().time())
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
             await asyncio.sleep(0.002)
             if self.fault is not None:
-                response = await self.fault(text, self.asked[text])
+                response = await self.fault(text, self.asked[text] or self.questions)
                 if response is not None:
                     return response
             return web.json_response(rows_for(text, body["num_images"]))
         finally:
             self.running -= 1
+
+    async def described(self, request: web.Request) -> web.StreamResponse:
+        if not self.metadata:
+            return web.Response(status=404)
+        ids = json.loads(await request.read())["ids"]
+        columns = ("url", "caption", "NSFW")
+        return web.json_response([{"id": i, "metadata": {k: self.metadata[i][k] for k in columns}} for i in ids])
 
     async def listed(self, _request: web.Request) -> web.Response:
         return web.json_response(self.indices)
@@ -73,18 +87,19 @@ def serve(fault: Callable[[str, int], Awaitable[web.StreamResponse | None]] | No
     async def start() -> web.AppRunner:
         app = web.Application()
         app.router.add_post("/knn-service", service.knn)
+        app.router.add_post("/metadata", service.described)
         app.router.add_get("/indices-list", service.listed)
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         service.url = "http://{}:{}".format(*runner.addresses[0][:2])
-        ready.set()
         return runner
 
     def work() -> None:
         asyncio.set_event_loop(loop)
         runner = loop.run_until_complete(start())
+        loop.call_soon(ready.set)  # not before it can be stopped
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from aiohttp import web
@@ -8,6 +9,7 @@ from retrieve.service import rows_for, serve
 
 from geo_subset.errors import StageError
 from geo_subset.retrieve import clip_service
+from geo_subset.retrieve.limits import Limits
 from geo_subset.settings import ClipServiceSettings
 
 
@@ -16,10 +18,17 @@ def _no_long_waits(monkeypatch):
     monkeypatch.setattr(clip_service, "BASE_WAIT", 0.001)
 
 
-def retrieve(service, queries, num_images=5, concurrency=4, rate=None, **settings):
+def retrieve(service, queries, num_images=5, urls=(), **settings):
+    """What one worker makes of the queries."""
+
     async def work():
-        options = ClipServiceSettings(url=(service.url,), indice_name="main", **settings)
-        client = clip_service.ClipService(options, num_images, concurrency, rate)
+        options = ClipServiceSettings(url=(service.url, *urls), indice_name="main", **settings)
+        limits = Limits(options.url, options.concurrency, options.rate_limit, options.deadline, time.monotonic())
+
+        async def exchange(wanted, tallies, tokens):
+            return limits.exchange(0, "first", wanted, tallies, tokens, time.monotonic())
+
+        client = clip_service.ClipService(options, num_images, exchange)
         try:
             return await client.retrieve([f"list:{i}" for i in range(len(queries))], queries)
         finally:
@@ -31,7 +40,7 @@ def retrieve(service, queries, num_images=5, concurrency=4, rate=None, **setting
 def test_rows_come_in_the_places_order_with_what_the_service_said():
     queries = [[f"place {i}"] for i in range(30)]
     with serve() as service:
-        found = retrieve(service, queries)
+        found = retrieve(service, queries, concurrency=4)
     rows = found.matches.to_pylist()
     assert [r["place_id"] for r in rows] == [f"list:{i}" for i in range(30) for _ in range(5)]
     for i in range(30):
@@ -128,8 +137,8 @@ def test_retry_after_is_obeyed():
 
 def test_rate_limit():
     with serve() as service:
-        retrieve(service, [[str(i)] for i in range(6)], rate=20)
-        assert service.times[-1] - service.times[0] >= 5 / 20 - 0.01
+        retrieve(service, [[str(i)] for i in range(6)], rate_limit=20)
+        assert service.times[-1] - service.times[0] >= 4 / 20
 
 
 def test_two_prompts_make_one_answer():
@@ -142,29 +151,99 @@ def test_two_prompts_make_one_answer():
     assert found.matches["similarity"].to_pylist() == pytest.approx(best)
 
 
-def check(service, **settings):
-    return asyncio.run(clip_service.check(ClipServiceSettings(**{"url": (service.url,), **settings})))
+def test_rows_that_are_only_ids_are_completed():
+    async def bare(text, nth):
+        rows = rows_for(text, 6)
+        return web.json_response(rows[:3] + [{"id": r["id"], "similarity": r["similarity"]} for r in rows[3:]])
 
-
-def test_the_only_index_need_not_be_named_and_dead_backends_are_left_out():
     with serve() as service:
-        checked = check(service, url=("http://127.0.0.1:1", service.url))
-        assert (checked.indice_name, checked.url) == ("main", (service.url,))
-        service.indices = ["one", "two"]
-        with pytest.raises(StageError, match=r"indice_name is not set: .* has one, two"):
-            check(service)
-        with pytest.raises(StageError, match=r"'three' is unknown: .* has one, two"):
-            check(service, indice_name="three")
+        whole = retrieve(service, [["a"], ["b"]], num_images=6)
+        service.fault = bare
+        service.metadata = {r["id"]: r for text in "ab" for r in rows_for(text, 6)}
+        found = retrieve(service, [["a"], ["b"]], num_images=6)
+    assert found.matches.equals(whole.matches)
+    assert found.counters["rows_from_metadata"] == 6
+    assert found.counters["requests"] == 4
 
 
-def test_backends_without_the_index_are_left_out():
-    with serve() as one, serve() as other:
-        other.indices = ["another"]
-        assert check(one, url=(one.url, other.url), indice_name="main").url == (one.url,)
+def test_a_backend_that_cannot_complete_its_rows_fails_the_place():
+    async def bare(text, nth):
+        return web.json_response([{"id": 5, "similarity": 0.5}])
+
+    with serve(bare) as service:  # it knows no /metadata
+        found = retrieve(service, [["a"]])
+    assert [(f.reason, f.attempts) for f in found.failures] == [("http 404", 1)]
 
 
-def test_no_backend_is_one_clear_error():
-    with pytest.raises(
-        StageError, match=r"no clip-retrieval backend answers \(http://127\.0\.0\.1:1: .*retrieve\.clip-service\.url"
-    ):
-        asyncio.run(clip_service.check(ClipServiceSettings(url=("http://127.0.0.1:1",))))
+def test_a_dead_backend_costs_no_retries_and_little_else():
+    queries = [[f"place {i}"] for i in range(200)]
+    with serve() as service:
+        undisturbed = retrieve(service, queries)
+        found = retrieve(service, queries, urls=("http://127.0.0.1:1",), retries=0)
+    assert found.matches.equals(undisturbed.matches)
+    assert found.failures == []
+    assert found.counters["requests_failed_no_connection"] < 20
+
+
+def test_a_request_that_failed_goes_to_another_backend():
+    async def broken(text, nth):
+        return web.Response(status=500)
+
+    with serve(broken) as bad, serve() as good:
+        found = retrieve(bad, [[f"place {i}"] for i in range(100)], urls=(good.url,), retries=1)
+        assert max(bad.asked.values()) == 1
+    assert found.failures == []
+
+
+def test_a_place_is_not_tried_again_beyond_its_deadline():
+    async def broken(text, nth):
+        return web.Response(status=500) if text == "bad" else None
+
+    with serve(broken) as service:
+        good = [[f"good {i}"] for i in range(40)]  # so that the backend is not thought to be dead
+        found = retrieve(service, [["bad"], *good], retries=1000, deadline=1.0, rate_limit=20)
+    (failure,) = found.failures
+    assert (failure.place_id, failure.reason) == ("list:0", "http 500")
+    assert 1 < failure.attempts < 1000
+
+
+def test_when_no_backend_answers_for_too_long_it_is_said():
+    async def broken(text, nth):
+        return web.Response(status=503)
+
+    with serve(broken) as service, pytest.raises(StageError, match=r"no backend has answered for \d+ s \(.*http 503"):
+        retrieve(service, [[f"place {i}"] for i in range(50)], retries=1000, deadline=1.0)
+
+
+def test_all_that_was_sent_is_counted():
+    async def fault(text, nth):
+        return web.Response(status=500) if nth == 1 and text.endswith(("3", "7")) else None
+
+    with serve(fault) as service:
+        counters = retrieve(service, [[f"place {i}"] for i in range(50)]).counters
+        assert counters["requests"] == sum(service.asked.values())
+    failed = sum(count for name, count in counters.items() if name.startswith("requests_failed_"))
+    assert failed == counters["requests_failed_http_500"] == counters["retries"] == 10
+    assert counters["requests"] - failed == 50
+
+
+def test_a_redirect_is_not_followed_but_told():
+    async def moved(text, nth):
+        return web.HTTPMovedPermanently("https://elsewhere.org/knn-service")
+
+    with serve(moved) as service:
+        (failure,) = retrieve(service, [["a"]]).failures
+    assert (failure.reason, failure.attempts) == ("http 301", 1)
+    assert "https://elsewhere.org" in failure.detail
+
+
+def test_a_body_without_end_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(clip_service, "MIN_BODY", 100_000)
+    monkeypatch.setattr(clip_service, "MAX_BODY_PER_ROW", 1)
+
+    async def endless(text, nth):
+        return web.Response(body=b"[" + b" " * 200_000 + b"]")
+
+    with serve(endless) as service:
+        (failure,) = retrieve(service, [["a"]]).failures
+    assert failure.reason == "body too large"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import collections
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def run_url(tmp_path):
 
 
 def run(run_url, service, digit="d", **retrieve):
-    service_settings = {"url": service.url, "retries": 0, "timeout": 5.0, **retrieve.pop("clip-service", {})}
+    service_settings = {"url": service.url, "retries": 0, "timeout": 60.0, **retrieve.pop("clip-service", {})}
     settings = run_settings(run_url, retrieve={"num_images": 5, "clip-service": service_settings, **retrieve})
     return stage.run(settings, StageFolder(run_url, "retrieve", digit * 64))
 
@@ -68,7 +69,7 @@ def test_failed_places_are_tried_again_and_leave_no_trace(ray_session, run_url):
 
 
 def hash_of(text):
-    return int(text.split()[1])
+    return int(text.split()[1]) if text.startswith("place ") else -1
 
 
 def test_too_many_failures_stop_the_stage_and_the_next_run_asks_only_for_those(ray_session, run_url):
@@ -102,14 +103,27 @@ def test_a_part_lost_after_the_end_is_made_again(ray_session, run_url):
 
 def test_a_backend_that_dies_is_not_asked_for_every_place(ray_session, tmp_path, monkeypatch):
     async def dead(text, nth):
-        return web.Response(status=500)
+        return web.Response(status=400) if text.startswith("place ") else None
 
     monkeypatch.setattr(stage, "_HOPELESS", 20)
     rows = [{"place_id": f"list:{i}", "name": str(i), "queries": [f"place {i}"]} for i in range(2000)]
     places(str(tmp_path), rows)
-    with serve(dead) as service, pytest.raises(StageError, match=r"of \d+ places failed \(http 500"):
+    with serve(dead) as service, pytest.raises(StageError, match=r"of \d+ places failed \(http 400"):
         run(str(tmp_path), service)
     assert len(service.asked) < 1500
+
+
+def test_a_backend_that_is_gone_ends_the_run_and_the_next_one_goes_on(ray_session, run_url):
+    async def gone(text, nth):
+        return web.Response(status=502) if sum(service.asked.values()) > COUNT // 2 else None
+
+    with serve() as service:
+        undisturbed = files(run(run_url, service))
+    with serve(gone) as service:
+        with pytest.raises(StageError, match=r"no backend has answered for \d+ s \(.*http 502.*run again"):
+            run(run_url, service, digit="e", **{"clip-service": {"deadline": 1.5, "retries": 1000}})
+        service.fault = None
+        assert files(run(run_url, service, digit="e")) == undisturbed
 
 
 def test_few_failures_are_listed_and_the_stage_ends(ray_session, run_url):
@@ -141,6 +155,35 @@ def test_a_killed_actor_is_replaced_and_its_chunks_done_again(ray_session, run_u
         manifest = run(run_url, service, digit="e")
     assert killed
     assert files(manifest) == undisturbed
+
+
+def test_a_killed_limiter_is_started_again(ray_session, run_url):
+    killed = []
+
+    async def kill(text, nth):
+        if not killed and hash_of(text) == 20:
+            (limiter,) = [
+                p for p in psutil.Process().children(recursive=True) if "ray::Limiter" in " ".join(p.cmdline())
+            ]
+            killed.append(limiter.pid)
+            limiter.kill()
+        return
+
+    with serve() as service:
+        undisturbed = files(run(run_url, service))
+    with serve(kill) as service:
+        manifest = run(run_url, service, digit="e")
+    assert killed
+    assert files(manifest) == undisturbed
+
+
+def test_requests_in_flight_are_bounded_over_all_workers(ray_session, run_url):
+    async def slow(text, nth):
+        await asyncio.sleep(0.05)
+
+    with serve(slow) as service:
+        run(run_url, service, **{"clip-service": {"concurrency": 3}})
+        assert 1 < service.most_running <= 3
 
 
 def test_an_empty_answer_is_a_place_without_rows(ray_session, run_url):
