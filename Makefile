@@ -1,14 +1,19 @@
 # `make demo` and `make test` do all their set-up themselves, in .venv.
 PYTHON ?= python3
 VENV ?= .venv
+CLIP_VENV ?= .venv-clip
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Two side by side even on one core: most of a test's time is waiting for processes to start.
+EVERY_DAY := -m "not slow and not clip_retrieval" -n 2 --dist loadfile
 
-.PHONY: demo test test-slow lint types format bench clean help
+.PHONY: demo test test-slow test-clip-retrieval test-one-environment lint types format bench clean help
 
 help:
 	@echo "make demo        the whole pipeline on an embedded world, into runs/demo"
 	@echo "make test        every test but the slow ones; make test-slow: those too slow for every day"
+	@echo "make test-clip-retrieval   against the real clip-retrieval (installs 7 GB into .venv-clip)"
+	@echo "make test-one-environment  what \`make test\` runs, in that environment"
 	@echo "make lint types  ruff, mypy"
 	@echo "make bench       the benchmarks, each with its figures and a ratio"
 
@@ -25,10 +30,21 @@ demo: $(VENV)/.core
 	$(BIN)/geo-subset demo --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile  # most of a test's time is waiting for processes to start
+	$(BIN)/python -m pytest $(EVERY_DAY)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+$(CLIP_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(CLIP_VENV)
+	$(CLIP_VENV)/bin/python -m pip --disable-pip-version-check -q install -e '.[clip-retrieval,dev]'
+	@touch $@
+
+test-clip-retrieval: $(CLIP_VENV)/.ready
+	$(CLIP_VENV)/bin/python -m pytest -m clip_retrieval tests/clip_retrieval
+
+test-one-environment: $(CLIP_VENV)/.ready
+	$(CLIP_VENV)/bin/python -m pytest $(EVERY_DAY)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -45,4 +61,4 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/article_size.py
 
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CLIP_VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
