@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -54,6 +54,8 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
         yield
         return
     where = address or settings.address or os.environ.get("RAY_ADDRESS") or "local"
+    # An early end leaves outcomes unread; what was wrong is told in our own words.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if where == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -86,7 +88,7 @@ def worker_count(settings: ClusterSettings) -> int:
 
 def run_tasks(
     function: Callable[..., Any], units: Iterable[Unit], arguments: tuple[Any, ...], settings: ClusterSettings
-) -> Iterator[Outcome[Unit]]:
+) -> Generator[Outcome[Unit], None, None]:
     """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come."""
     remote = ray.remote(num_cpus=settings.cpus_per_worker, max_retries=0)(function)
     shared = [ray.put(argument) for argument in arguments]
@@ -106,7 +108,7 @@ def run_tasks(
 
 def run_actors(
     actor_class: type, arguments: tuple[Any, ...], units: Iterable[Unit], settings: ClusterSettings, limit: int
-) -> Iterator[Outcome[Unit]]:
+) -> Generator[Outcome[Unit], None, None]:
     """Runs `actor.run(unit)` on a pool of actors made of `actor_class(index, workers, *arguments)`; yields outcomes.
 
     Each actor holds up to two units at a time (its `run` is a coroutine, so that one unit's slow end overlaps the
@@ -174,7 +176,7 @@ def _drive(
     on_ended: Callable[[Any, bool], None],
     starting: dict[Any, int],
     on_started: Callable[[Any], None],
-) -> Iterator[Outcome[Unit]]:
+) -> Generator[Outcome[Unit], None, None]:
     """Keeps the workers busy until every unit has an outcome."""
     source = iter(units)
     again: deque[Unit] = deque()

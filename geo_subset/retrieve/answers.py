@@ -21,11 +21,15 @@ _SOURCE_COLUMNS = {f.name: f.name for f in SOURCE_FIELDS} | {"original_width": "
 #: Seconds: a server may ask for more patience, but not for a day.
 MAX_RETRY_AFTER = 3600.0
 _INTEGERS = {"width", "height"}
-_FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
+FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 #: The id by which faiss says that it found nothing.
 _NOTHING = -1
 #: Why rows have no use, and what is told of them besides.
 _LEFT_OUT = ("rows_url_missing", "rows_url_null", "rows_url_no_text", "rows_no_similarity", "rows_id_negative")
+_COUNTERS = (
+    "rows_received", "rows_no_object", *_LEFT_OUT, "rows_over_limit", "rows_from_metadata", "urls_repeated",
+    "captions_no_text", "images_dropped",
+)  # fmt: skip
 
 
 class AnswerError(Exception):
@@ -55,12 +59,9 @@ class _Filled(dict[str, Any]):
     """A row that held nothing but id and similarity until its metadata were fetched."""
 
 
-def parse(status: int, body: bytes, retry_after: str | None = None) -> list[Any]:
-    """The list that an answer holds. Raises AnswerError for any other answer.
+def check_status(status: int, body: bytes, retry_after: str | None = None) -> None:
+    """Raises AnswerError for any status but 200: passing for 5xx, 429 and 408.
 
-    What says nothing about the request is passing: 5xx, 429 and 408, and a body that is no JSON, for it was cut off or
-    comes from something in between (a proxy's login page). Any other status, JSON that is no list (the backend's
-    errors are dicts) and JSON nested too deep are not.
     `retry_after`: the header of that name, if any.
     """
     if status != 200:
@@ -68,6 +69,14 @@ def parse(status: int, body: bytes, retry_after: str | None = None) -> list[Any]
         raise AnswerError(
             f"http {status}", _start(body), passing, waiting_time(retry_after, datetime.now(timezone.utc))
         )
+
+
+def parse(body: bytes) -> list[Any]:
+    """The list that an answer with status 200 holds. Raises AnswerError for any other.
+
+    A body that is no JSON is passing, for it was cut off or comes from something in between (a proxy's login page).
+    JSON that is no list (the backend's errors are dicts) and JSON nested too deep are not.
+    """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         answer = orjson.loads(body)
@@ -138,8 +147,7 @@ def rows(answer: list[Any], limit: int) -> Rows:
     if set(map(type, answer)) != {dict}:
         objects = [row for row in answer if isinstance(row, dict)]
     keys = set().union(*objects)
-    counters = {"rows_received": len(answer), "rows_no_object": len(answer) - len(objects)}
-    counters |= dict.fromkeys(_LEFT_OUT, 0)
+    counters = row_counters(len(answer)) | {"rows_no_object": len(answer) - len(objects)}
 
     found = objects
     url = _texts([row.get("url") for row in objects])
@@ -170,6 +178,11 @@ def rows(answer: list[Any], limit: int) -> Rows:
     counters["captions_no_text"] = result.caption.count(None) - captions.count(None)
     counters["images_dropped"] = sum("image" in row for row in objects) if "image" in keys else 0
     return result
+
+
+def row_counters(received: int) -> dict[str, int]:
+    """The counters of an answer of `received` rows in which nothing was amiss."""
+    return dict.fromkeys(_COUNTERS, 0) | {"rows_received": received}
 
 
 def merged(answers: list[Rows], limit: int) -> Rows:
@@ -258,7 +271,7 @@ def _texts(values: list[Any]) -> list[Any]:
 
 
 def _numbers(values: list[Any]) -> list[Any]:
-    if set(map(type, values)) == {float} and max(map(abs, values)) <= _FLOAT32_MAX and not math.isnan(sum(values)):
+    if set(map(type, values)) == {float} and max(map(abs, values)) <= FLOAT32_MAX and not math.isnan(sum(values)):
         return values
     return [_number(value) for value in values]
 
@@ -286,7 +299,7 @@ def _number(value: Any) -> float | None:
     """A finite number that float32 can hold, else None (booleans are no numbers)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if abs(value) <= _FLOAT32_MAX else None
+    return float(value) if abs(value) <= FLOAT32_MAX else None
 
 
 def _integer(value: Any) -> int | None:

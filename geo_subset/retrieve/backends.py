@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -30,7 +31,7 @@ async def check(service: ClipServiceSettings, num_images: int) -> ClipServiceSet
     question with these settings, or answers have no URLs.
     """
     async with clip_service.session(service) as session:
-        listed = await asyncio.gather(*(_indices(session, url, service.timeout) for url in service.url))
+        listed = await asyncio.gather(*(_indices(session, url, service) for url in service.url))
         indices = {url: names for url, names in zip(service.url, listed, strict=True) if isinstance(names, list)}
         silent = {url: said for url, said in zip(service.url, listed, strict=True) if isinstance(said, AnswerError)}
         if not indices:
@@ -93,29 +94,40 @@ def _check_answers(service: ClipServiceSettings, replies: dict[str, list[Any] | 
             )  # fmt: skip
 
 
-async def _indices(session: aiohttp.ClientSession, url: str, timeout: float) -> list[str] | AnswerError:
-    try:
-        limit = aiohttp.ClientTimeout(total=min(timeout, _PATIENCE))
-        async with session.get(f"{url}/indices-list", timeout=limit, allow_redirects=False) as response:
-            listed = answers.parse(response.status, await response.read())
-            return [name for name in listed if isinstance(name, str)]
-    except AnswerError as error:
-        return error
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-        return clip_service.lost(error)
+async def _indices(session: aiohttp.ClientSession, url: str, service: ClipServiceSettings) -> list[str] | AnswerError:
+    async def ask() -> list[Any]:
+        limit = aiohttp.ClientTimeout(total=min(service.timeout, _PATIENCE))
+        try:
+            async with session.get(f"{url}/indices-list", timeout=limit, allow_redirects=False) as response:
+                body = await response.read()
+                answers.check_status(response.status, body)
+                return answers.parse(body)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
+            raise clip_service.lost(error) from None
+
+    listed = await _patiently(ask, service)
+    return listed if isinstance(listed, AnswerError) else [name for name in listed if isinstance(name, str)]
 
 
 async def _ask(
     session: aiohttp.ClientSession, url: str, service: ClipServiceSettings, num_images: int
 ) -> list[Any] | AnswerError:
-    question = clip_service.request(service, QUESTION, min(_ROWS, num_images))
+    question = orjson.dumps(clip_service.request(service, QUESTION, min(_ROWS, num_images)))
+
+    async def ask() -> list[Any]:
+        return answers.parse(await clip_service.post(session, f"{url}/knn-service", question, _ROWS))
+
+    return await _patiently(ask, service)
+
+
+async def _patiently(ask: Callable[[], Awaitable[list[Any]]], service: ClipServiceSettings) -> list[Any] | AnswerError:
     left = _ATTEMPTS
     while True:
         try:
-            return await clip_service.post(session, f"{url}/knn-service", orjson.dumps(question), _ROWS)
+            return await ask()
         except AnswerError as error:
             left -= 2 if error.reason == "timed out" else 1
-            if not error.passing or left <= 0:
+            if not error.passing or error.reason == clip_service.NO_CONNECTION or left <= 0:
                 return error
             await asyncio.sleep(max(_WAIT / left, min(error.retry_after, service.deadline)))
 

@@ -11,19 +11,22 @@ import itertools
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from geo_subset.retrieve import answers, limits
+from geo_subset.retrieve import answers, limits, plain_answers
 from geo_subset.retrieve.answers import AnswerError, Rows
 from geo_subset.retrieve.gate import Exchange, Gate
 from geo_subset.settings import ClipServiceSettings
 from geo_subset.tables import MATCHES, SOURCE_FIELDS
+
+_Answer = TypeVar("_Answer")
 
 #: Bytes of an answer that are read at most, and at least: a row takes about 250 bytes, one with its image in it more.
 MAX_BODY_PER_ROW, MIN_BODY = 64 << 10, 16 << 20
@@ -103,18 +106,30 @@ class ClipService:
             if not text.strip():  # the backend would answer 500
                 return Failure(place.place_id, text, "empty search text", "", 0)
             try:
-                answer = await self._ask(place, "knn-service", request(self._service, text, self._num_images))
-                if ids := answers.bare_ids(answer):
-                    wanted = {"ids": ids, "indice_name": self._service.indice_name}
-                    answer = answers.with_metadata(answer, await self._ask(place, "metadata", wanted))
+                parts.append(await self._rows(place, text))
             except AnswerError as error:
                 return Failure(place.place_id, text, error.reason, error.detail[:500], place.attempts)
-            parts.append(answers.rows(answer, self._num_images))
         if not parts:
             return Failure(place.place_id, "", "no search text", "", 0)
         return answers.merged(parts, self._num_images)
 
-    async def _ask(self, place: _Place, path: str, payload: dict[str, Any]) -> list[Any]:
+    async def _rows(self, place: _Place, text: str) -> Rows:
+        limit = self._num_images
+
+        def read(body: bytes) -> Rows | list[Any]:
+            return plain_answers.read(body, limit) or answers.parse(body)
+
+        answer = await self._ask(place, "knn-service", request(self._service, text, limit), read)
+        if isinstance(answer, Rows):
+            return answer
+        if ids := answers.bare_ids(answer):
+            wanted = {"ids": ids, "indice_name": self._service.indice_name}
+            answer = answers.with_metadata(answer, await self._ask(place, "metadata", wanted, answers.parse))
+        return answers.rows(answer, limit)
+
+    async def _ask(
+        self, place: _Place, path: str, payload: dict[str, Any], read: Callable[[bytes], _Answer]
+    ) -> _Answer:
         """What a backend answers, after as many tries as are allowed. Raises the AnswerError of the last one."""
         body = orjson.dumps(payload)
         place.attempts = lost = 0
@@ -127,7 +142,7 @@ class ClipService:
             error: AnswerError | None = None
             try:
                 url = f"{self._service.url[visit.backend]}/{path}"
-                return await post(self._session, url, body, self._num_images)
+                return read(await post(self._session, url, body, self._num_images))
             except AnswerError as problem:
                 error = problem
             finally:
@@ -161,26 +176,31 @@ class _Place:
 def session(service: ClipServiceSettings) -> aiohttp.ClientSession:
     """Connections to the backends; to be made within the event loop that uses it."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=service.timeout)
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=service.timeout),
+        read_bufsize=1 << 20,  # an answer of 1,000 rows has 240 kB: not to be read by dribs and drabs
     )
 
 
-async def post(client: aiohttp.ClientSession, url: str, body: bytes, num_images: int) -> list[Any]:
-    """The list that the backend at `url` answers. Raises AnswerError for anything else."""
+async def post(client: aiohttp.ClientSession, url: str, body: bytes, num_images: int) -> bytes:
+    """The body of the backend's answer with status 200. Raises AnswerError for any other, and without one."""
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     most = max(MIN_BODY, num_images * MAX_BODY_PER_ROW)
     try:
         async with client.post(url, data=body, headers=headers, allow_redirects=False) as response:
             if (response.content_length or 0) > most:
                 raise AnswerError("body too large", f"{response.content_length} bytes")
-            content = bytearray()
+            blocks, size = [], 0
             async for block in response.content.iter_any():
-                content += block
-                if len(content) > most:
+                blocks.append(block)
+                size += len(block)
+                if size > most:
                     raise AnswerError("body too large", f"over {most} bytes")
             if 300 <= response.status < 400:
                 raise AnswerError(f"http {response.status}", f"it points to {response.headers.get('Location')}")
-            return answers.parse(response.status, bytes(content), response.headers.get("Retry-After"))
+            content = b"".join(blocks)
+            answers.check_status(response.status, content, response.headers.get("Retry-After"))
+            return content
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         raise lost(error) from None
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 #: Requests in flight that a backend gets at first, and at least while it is well: one is answered, one is on its way.
 START = 2
 #: A change must pay: N times as many requests in flight have to bring more than N^COST times the throughput.
-COST = 0.05
+COST = 0.08
 #: Answers that a measurement needs, in slow start and after it; never fewer than the limit or four times it.
-FEW, MANY = 4, 16
+FEW, MANY = 8, 16
 #: Windows between two trials: from the first to the second number, doubling as long as no trial pays.
 PATIENCE = (1, 32)
 #: ln of the change in throughput at an unchanged limit from which on the backend is another one than was measured.
-SURPRISE = 0.25
+SURPRISE = 0.3
 #: Seconds: a backend set aside is tried again after the first, then after twice as long, up to the second.
 ASIDE = (1.0, 60.0)
 #: Failures in a row, by weight, after which a backend is set aside: 3 without a connection, 5 time-outs, 10 others.
@@ -146,13 +146,20 @@ class Limit:
         window.add(worker, tally)
         if self._fails_more(window):
             self._fall(window, now)
-        elif window.answered >= (max(FEW, self.now) if self._doubling else max(MANY, 4 * self.now)):
+        elif self._is_enough(window, now):
             self._usual_failures = 0.7 * self._usual_failures + 0.3 * window.failures
             if window.in_flight >= 0.85 * self.now:
                 self._judge(window, now)
             else:  # too little work to make use of the limit: nothing is known of it (RFC 7661)
                 self._trial = None
                 self._set(self._value, now)
+
+    def _is_enough(self, window: _Window, now: float) -> bool:
+        """Whether a window tells what it is for; a trial that goes badly need not be sat out."""
+        wanted = max(FEW, self.now) if self._doubling else max(MANY, 4 * self.now)
+        if self._trial is not None and self._reference is not None and window.answered >= FEW // 2:
+            return window.answered >= wanted or now - window.since > self.latency + 2 * wanted / self._reference
+        return window.answered >= wanted
 
     def _fails_more(self, window: _Window) -> bool:
         """Whether more fails than usual, by over a tenth and by more than two standard deviations."""
@@ -176,9 +183,11 @@ class Limit:
         if self._trial is not None:
             self._judge_trial(found, now)
         elif self._reference is not None and abs(math.log(found / self._reference)) > SURPRISE:
-            self._upwards = found > self._reference
-            self._reference, self._patience, self._missed = found, PATIENCE[0], 0
-            self._try(now)
+            # Another backend than was measured: as many requests as keep the latency what it was, and look again.
+            scaled = min(round(self._value * found / self._reference), 2 * self._value, self._ceiling)
+            self._reference, self._patience, self._missed = None, PATIENCE[0], 0
+            self._wait = self._patience
+            self._set(max(START, scaled), now)
         else:
             self._reference = found if self._reference is None else 0.7 * self._reference + 0.3 * found
             self._wait -= 1
@@ -189,9 +198,11 @@ class Limit:
 
     def _judge_trial(self, found: float, now: float) -> None:
         assert self._trial is not None and self._reference is not None
-        if math.log(found / self._reference) > COST * math.log(self._trial / self._value):
+        gain, effort = math.log(found / self._reference), math.log(self._trial / self._value)
+        if gain > COST * effort:
             self._value, self._reference, self._missed = self._trial, found, 0
             self._patience = PATIENCE[0]
+            self._doubling = self._doubling or (effort > 0 and gain > effort / 2)  # far from what it can give
         else:
             self._doubling = False
             self._upwards = not self._upwards
@@ -228,7 +239,6 @@ class Backend:
     def __init__(self, url: str, ceiling: int, now: float) -> None:
         self.url = url
         self.limit = Limit(ceiling, now)
-        self.answered = self.failed = 0
         self.error = ""
         self._failing = 0
         self._aside_until = self._paused_until = 0.0
@@ -252,8 +262,6 @@ class Backend:
     def add(self, worker: int, tally: Tally, now: float) -> list[str]:
         """Takes a worker's report into account; returns what there is to log."""
         said = []
-        self.answered += tally.answered
-        self.failed += tally.failed
         self.error = tally.error or self.error
         if tally.pause > 0 and now + tally.pause > self._paused_until + 0.1:
             self._paused_until = now + tally.pause
@@ -261,7 +269,7 @@ class Backend:
                 said.append(f"{self.url} asks for {tally.pause:.0f} s of rest ({tally.error})")
         self._failing = tally.failing + (0 if tally.answered else self._failing)
         if self._times_aside:
-            if tally.answered:
+            if tally.answered and now >= self._aside_until:  # earlier ones are late news of the time before
                 said.append(f"{self.url} answers again")
                 self._times_aside = 0
                 self.limit.restart(now)
@@ -344,7 +352,8 @@ class Limits:
         burst = max(1.0, self._rate * PERIOD[1])
         grown = self._tokens + (now - self._tokens_at) * self._rate + tokens_left
         self._tokens, self._tokens_at = min(burst, grown), now
-        wanted = {w: state.wanted for w, state in self._workers.items()}
+        # Only who has a share of some backend can use a token.
+        wanted = {w: state.wanted if sum(state.bounds) else 0 for w, state in self._workers.items()}
         # A lone token goes to whoever comes first: its fair owner may be long in coming.
         count = max(fair_shares(wanted, int(self._tokens), {})[worker], min(1, int(self._tokens), wanted[worker]))
         self._tokens -= count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import threading
 import time
 import uuid
@@ -72,9 +73,12 @@ def _retrieve(
     done = places - sum(len(chunk.again) or chunk.stop - chunk.start for chunk in left)
     errors: list[str] = []
     asked = failed = 0
-    with progress.track("retrieve", places, "places", done) as advance, _limiter(service) as limiter:
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(progress.track("retrieve", places, "places", done))
+        limiter = stack.enter_context(_limiter(service))
         arguments = (folder, service, settings.retrieve.num_images, limiter)
-        for outcome in cluster.run_actors(Worker, arguments, left, settings.cluster, limit=service.concurrency):
+        outcomes = cluster.run_actors(Worker, arguments, left, settings.cluster, limit=service.concurrency)
+        for outcome in stack.enter_context(contextlib.closing(outcomes)):  # workers end before the limiter
             chunk = outcome.unit
             if outcome.error is None:
                 records[chunk.unit] = outcome.result
@@ -105,9 +109,10 @@ class Limiter:
         self._gone = self._gone or reply.gone
         return reply
 
-    def news(self, since: int) -> list[str]:
-        """What there was to log, from the one with this number on."""
-        return self._limits.news[since:]
+    def news(self) -> list[str]:
+        """What there is to log and was not told yet."""
+        told, self._limits.news = self._limits.news, []
+        return told
 
     def gone(self) -> str:
         """Why no backend is worth waiting for, if so."""
@@ -116,7 +121,7 @@ class Limiter:
     def summary(self) -> list[str]:
         """A line for each backend."""
         return [
-            f"{b.url} gave {b.answered:,} answers, {b.failed:,} requests failed; {b.limit.now} at a time at the end"
+            f"{b.url} {'is still set aside' if b.aside else f'took {b.limit.now} requests at a time'} at the end"
             for b in self._limits.backends
         ]
 
@@ -128,17 +133,13 @@ def _limiter(service: ClipServiceSettings) -> Iterator[Any]:
     ended = threading.Event()
 
     def follow() -> None:
-        seen = 0
         last = False
         while not last:
             last = ended.wait(1.0)
             with contextlib.suppress(RayError):  # it is being started again
-                lines = ray.get(limiter.news.remote(seen), timeout=10) + (
-                    ray.get(limiter.summary.remote()) if last else []
-                )
-                for line in lines:
+                lines = ray.get([limiter.news.remote(), *([limiter.summary.remote()] if last else [])], timeout=10)
+                for line in itertools.chain.from_iterable(lines):
                     log.info("retrieve  %s", line)
-                seen += len(lines)
 
     follower = threading.Thread(target=follow, name="limiter-news", daemon=True)
     follower.start()

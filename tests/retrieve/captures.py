@@ -179,7 +179,9 @@ async def _ask(url: str, capture: Capture) -> Outcome:
     async with aiohttp.ClientSession() as session:
         try:
             if capture.method == "POST":
-                answer = await clip_service.post(session, url + capture.path, capture.request.encode(), limit)
+                answer = answers.parse(
+                    await clip_service.post(session, url + capture.path, capture.request.encode(), limit)
+                )
             else:
                 answer = await _got(session, capture.method, url + capture.path)
         except AnswerError as error:
@@ -196,7 +198,9 @@ async def _ask(url: str, capture: Capture) -> Outcome:
 async def _got(session: aiohttp.ClientSession, method: str, url: str) -> list[Any]:
     try:
         async with session.request(method, url) as response:
-            return answers.parse(response.status, await response.read(), response.headers.get("Retry-After"))
+            body = await response.read()
+            answers.check_status(response.status, body, response.headers.get("Retry-After"))
+            return answers.parse(body)
     except aiohttp.ClientError as error:
         raise clip_service.lost(error) from None
 

@@ -28,7 +28,8 @@ LEFT_OUT = (
 
 def refused(body, status=200, retry_after=None):
     with pytest.raises(AnswerError) as error:
-        answers.parse(status, body, retry_after)
+        answers.check_status(status, body, retry_after)
+        answers.parse(body)
     return error.value
 
 
@@ -89,7 +90,7 @@ def test_what_is_no_list_of_rows_is_an_error(status, body, reason, passing):
 )
 def test_one_odd_value_does_not_cost_the_other_rows(caption):
     body = b'[{"url": "http://a/1", "caption": %s, "similarity": 0.5}, {"url": "http://a/2", "similarity": 0.4}]'
-    rows = answers.rows(answers.parse(200, body % caption), 10)
+    rows = answers.rows(answers.parse(body % caption), 10)
     assert (rows.url, rows.caption) == (["http://a/1", "http://a/2"], [None, None])
     assert told(rows) == {"captions_no_text": 1}
 
@@ -97,7 +98,7 @@ def test_one_odd_value_does_not_cost_the_other_rows(caption):
 def test_a_byte_order_mark_is_passed_over_and_of_keys_given_twice_the_last_counts():
     for odd in (b"", b', "width": NaN'):
         body = b'\xef\xbb\xbf[{"url": "http://a/1", "url": "http://a/2", "similarity": 0.5%s}]' % odd
-        assert answers.rows(answers.parse(200, body), 10).url == ["http://a/2"]
+        assert answers.rows(answers.parse(body), 10).url == ["http://a/2"]
 
 
 def test_integers_beyond_64_bits_are_no_ids():
@@ -108,7 +109,7 @@ def test_integers_beyond_64_bits_are_no_ids():
         (b"9" * 5000, None), (b"true", None), (b'"7"', None),
     ]:  # fmt: skip
         for odd in (b"", b', "width": NaN'):  # which only the more patient of two parsers reads
-            rows = answers.rows(answers.parse(200, body % (digits + odd)), 10)
+            rows = answers.rows(answers.parse(body % (digits + odd)), 10)
             assert rows.image_id == [image_id], digits
 
 
@@ -143,7 +144,7 @@ def test_errors_say_how_long_to_wait():
 
 
 def test_bare_nan_is_understood():
-    (row,) = answers.parse(200, b'[{"url": "http://a/1", "similarity": 0.5, "width": NaN, "caption": NaN}]')
+    (row,) = answers.parse(b'[{"url": "http://a/1", "similarity": 0.5, "width": NaN, "caption": NaN}]')
     rows = answers.rows([row], 10)
     assert (rows.caption, rows.source["width"]) == ([None], [None])
 
@@ -332,7 +333,7 @@ def test_any_json_is_an_answer_or_an_error(value, cut):
     body = json.dumps(value).encode()
     for start in (body, body[:cut], body.replace(b"1", b"\xff")):
         try:
-            answer = answers.parse(200, start)
+            answer = answers.parse(start)
         except AnswerError:
             continue
         is_sound(answers.rows(answer, 3), len(answer), 3)
@@ -372,5 +373,5 @@ def test_several_prompts_keep_each_image_once_with_its_best_similarity(lists):
 
 def test_json_that_only_python_reads_is_no_trap():
     body = json.dumps([{**ROW, "caption": "\ud800", "url": "http://a/\udfff"}, ROW]).encode()
-    rows = answers.rows(answers.parse(200, body), 10)
+    rows = answers.rows(answers.parse(body), 10)
     assert len(rows) == 1

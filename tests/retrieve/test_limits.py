@@ -44,7 +44,7 @@ def test_failures_at_random_do_not_starve_a_backend(share):
 
 def test_failures_from_too_many_requests_make_them_fewer():
     found = simulate(Model(lambda n, _t: min(n, 16) / 0.05, failing=lambda n: 0.0 if n < 16 else 0.5), 30)
-    assert found.rate(5, 30) > 0.85 * 320
+    assert found.rate(5, 30) > 0.75 * 320
     late = [n for time, n in found.in_flight if time > 5]
     assert sum(n > 16 for n in late) < 0.15 * len(late)
 
