@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from geo_subset import __version__, stopping
-from geo_subset.errors import GeoSubsetError
+from geo_subset.errors import GeoSubsetError, StageError
+
+if TYPE_CHECKING:
+    from geo_subset.manifests import Manifest
+    from geo_subset.settings import Settings
 
 #: Packages whose errors tell of storage or network.
 _OUTSIDE = {"aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "s3fs"}
+#: Problems that `verify` lists; the others are counted.
+_PROBLEMS_SHOWN = 50
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it; 0, 1 and 2 are for done, failed and bad usage."""
 
@@ -83,7 +90,55 @@ _stage_command("run", "report", "All stages.")
 _stage_command("places", "places", "The places table and the search texts.")
 _stage_command("retrieve", "retrieve", "Images for every place, and what it needs before it.")
 _stage_command("merge", "merge", "One row per URL, and what it needs before it.")
-_stage_command("download", "download", "Webdataset shards, and what they need before them.")
+
+
+def _is_pattern(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    try:
+        re.compile(text or "")
+    except re.error as error:
+        raise click.BadParameter(f"{text!r} is no regular expression: {error}") from error
+    return text
+
+
+@commands.command()
+@_run_file
+@_options
+@click.option("--retry-failed", is_flag=True, help="Then try again what failed for a reason that may pass.")
+@click.option(
+    "--reason", metavar="REGEX", callback=_is_pattern, help="With --retry-failed: what failed for such a reason."
+)
+def download(
+    run_file: Path, overrides: tuple[str, ...], address: str | None, retry_failed: bool, reason: str | None
+) -> None:
+    """Webdataset shards, and what they need before them."""
+    from geo_subset import pipeline, progress, settings
+
+    if reason is not None and not retry_failed:
+        raise click.UsageError("--reason goes with --retry-failed")
+    progress.set_up_logging()
+    loaded = settings.load(run_file, overrides)
+    results = pipeline.run(loaded, "download", address)
+    if retry_failed:
+        _retry_failed(loaded, results[-1].manifest, reason, address)
+    elif all(result.skipped for result in results):
+        click.echo("nothing to do: every stage is done already")
+    _where(loaded.run, "download")
+
+
+def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, address: str | None) -> None:
+    from geo_subset import cluster, runfolder
+    from geo_subset.download import stage
+
+    folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "download", manifest.fingerprint)
+    with cluster.connect(loaded.cluster, address):
+        after = stage.retry_failed(loaded, folder, reason)
+    if after is None:
+        click.echo("nothing to try again: no image failed for such a reason")
+        return
+    more = after.counters["succeeded"] - manifest.counters["succeeded"]
+    click.echo(f"{more:,} more images; now {stage.describe(after)}")
+
+
 _stage_command("report", "report", "Numbers, plots and contact sheets, and what they need before them.")
 
 
@@ -110,6 +165,33 @@ def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_j
         click.echo(line.rstrip())
         for counter, count in progress.counters.items():
             click.echo(f"    {counter:<32} {count:>12,}")
+
+
+@commands.command()
+@_run_file
+@_options
+def verify(run_file: Path, overrides: tuple[str, ...], address: str | None) -> None:
+    """Re-reads every shard and compares it with manifest and samples; changes nothing."""
+    from geo_subset import cluster, progress, runfolder, settings
+    from geo_subset.download import verify as verification
+
+    progress.set_up_logging()
+    loaded = settings.load(run_file, overrides)
+    plan = verification.prepare(loaded, runfolder.open_run(loaded.run))
+    with cluster.connect(loaded.cluster, address):
+        report = verification.run(plan, loaded)
+    shown = report.problems[:_PROBLEMS_SHOWN]
+    for line in shown:
+        click.echo(line)
+    if report.problem_count > len(shown):
+        click.echo(f"... and {report.problem_count - len(shown):,} more")
+    click.echo(
+        f"{report.shards:,} shards, {report.samples:,} samples, {report.images:,} images, "
+        f"{report.bytes:,} bytes re-read in {report.seconds:.1f} s: "
+        + (f"{report.problem_count:,} problems" if report.problem_count else "all as recorded")
+    )
+    if report.problem_count:
+        raise StageError(f"{plan.folder.url} is not what it should be: {report.problem_count:,} problems, listed above")
 
 
 @commands.command()

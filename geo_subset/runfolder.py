@@ -40,7 +40,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "retrieve": ("matches", r"part-\d+-[0-9a-f]{8}\.parquet|failures\.parquet"),
     "merge": ("samples", r"part-\d+-[0-9a-f]{8}\.parquet"),
     "shuffle": ("samples/_shuffle", r"map-\d+-[0-9a-f]{8}\.parquet"),
-    "download": ("shards", r"\d+-[0-9a-f]{8}(\.tar|\.parquet|_stats\.json)"),
+    "download": ("shards", r"\d+-[0-9a-f]{8}(\.tar|\.parquet|_stats\.json)|_(retry-\d+-[0-9a-f]{8}|index)\.parquet"),
     "report": ("report", r"index\.html|summary\.json|[a-z0-9_]+\.png"),
 }
 _MANIFEST = "_manifest.json"
@@ -235,6 +235,15 @@ class StageFolder:
             raise from_os_error(error, f"recording {unit} in {self.url}") from error
         return record
 
+    def recorded(self, unit: str) -> Record | None:
+        """The record of a unit, if it counts already. Asked before its files are put in place, it keeps a straggler (a
+        worker that outlived its driver) from writing over those of the run that took over."""
+        record = manifests.record_from_json(storage.read_text(f"{self.url}/{_RECORDS}/{unit}.json"), self.fingerprint)
+        manifest = self.manifest() if record is None else None
+        if manifest is not None and manifest.fingerprint == self.fingerprint:
+            return next((record for record in manifest.units if record.unit == unit), None)
+        return record
+
     def finish(self, records: Iterable[Record], seconds: float, counters: dict[str, int] | None = None) -> Manifest:
         """Writes the manifest from the records (sorted by unit) and removes them: the stage is done.
 
@@ -245,6 +254,7 @@ class StageFolder:
         files = tuple(entry for record in units for entry in record.files)
         self._check_there(files)
         total = add_counters([*(record.counters for record in units), counters or {}])
+        total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
         seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)
         manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units)
         try:

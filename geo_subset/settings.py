@@ -144,18 +144,35 @@ class DownloadSettings(_Section):
     """Pixels; images with a shorter side are left out."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] | None = None
     samples_per_shard: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 64 << 20
+    """Bytes of one image as the host sends it, unpacked; larger ones are left out."""
     timeout: Seconds = 10.0
-    """Seconds for one image, from the first byte sent to the last received."""
+    """Seconds for one try at an image as a whole, redirects included."""
     retries: Count = 1
-    threads: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Requests in flight per shard."""
+    """Further tries, only after failures that may pass."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Images in work at a time per worker process; none: found out as it works."""
+    requests_per_host: PositiveInt = 8
+    """Requests that one worker process has open to a registered domain at a time."""
+    rate_per_host: Annotated[float, Field(gt=0)] | None = None
+    """Requests a second that one worker process sends to a registered domain; none: no limit."""
     user_agent_token: str | None = None
+    """Names you to the hosts; X-Robots-Tag rules for it are obeyed."""
+    contact: str | None = None
+    """An address or URL for the User-Agent, by which hosts can reach you."""
     disallowed_header_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
     """X-Robots-Tag directives that are obeyed."""
     allow_private_hosts: bool = False
     """Whether loopback, private and link-local addresses may be asked; for tests and the demo."""
 
     _lists = field_validator("disallowed_header_directives", mode="before")(_as_tuple)
+
+    @field_validator("contact", "user_agent_token")
+    @classmethod
+    def _one_header_line(cls, text: str | None) -> str | None:
+        if text is not None and not (text.strip() and text.isascii() and text.isprintable()):
+            raise ValueError("it goes into an HTTP header: printable ASCII, not empty")
+        return text
 
     @field_validator("encode_quality")
     @classmethod

@@ -1,113 +1,92 @@
-"""Runs img2dataset on one shard in this process, with the fetch of this package in the place of its own."""
+"""Writes a shard as img2dataset writes it: the one module that knows img2dataset.
+
+What users and their tools know is kept by using img2dataset's own code for it: tar and parquet come from its
+`WebDatasetSampleWriter`, keys from `compute_key`, the statistics file from `write_stats`. What fetches and resizes is
+ours. A test compares a shard with one that img2dataset's own `Downloader` makes of the same rows, and so fails when a
+release of img2dataset writes them differently.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import functools
-import io
-import os
-from collections.abc import Callable, Iterator
+import math
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from img2dataset import downloader
-from img2dataset.resizer import Resizer
+from img2dataset.downloader import compute_key
+from img2dataset.logger import CappedCounter, write_stats
 from img2dataset.writer import WebDatasetSampleWriter
 
-from geo_subset.download import fetch
-from geo_subset.download.shards import DamagedShardError, ShardFiles, check
-from geo_subset.errors import from_os_error
-from geo_subset.settings import DownloadSettings
+from geo_subset.download.pixels import Picture
+from geo_subset.download.shards import ShardFiles
 
-#: Columns that img2dataset adds: what the image measures as stored. The sizes a backend claims would clash with them
-#: (every sample of the shard would be lost), and original_width and original_height hold the true ones.
+#: Columns that img2dataset adds. The sizes a backend claims would clash with what the image measures as stored (every
+#: sample of the shard would be lost), and original_width and original_height hold the true ones.
 _CLASHING = ("width", "height")
 #: Digits of the shard in a sample's key; more are used where there are more shards, and keys stay unique.
 _SHARD_DIGITS = 5
+_ADDED = [
+    *(pa.field(name, pa.string()) for name in ("key", "status", "error_message")),
+    *(pa.field(name, pa.int32()) for name in ("width", "height", "original_width", "original_height")),
+    pa.field("sha256", pa.string()),
+]
 
 
-def download_shard(
-    samples: pa.Table, index: int, folder: Path, settings: DownloadSettings
-) -> tuple[ShardFiles, dict[str, int]]:
-    """Downloads the images of a table of samples into a webdataset shard in `folder`, and checks it.
+class ShardWriter:
+    """Writes the rows of one shard, in any order, into a folder; the files are whole once `close` has returned.
 
-    Returns the files and the counts of `shards.check`. Keys are unique over all shards of one `samples_per_shard`.
-    Raises StorageFullError: no space left in `folder`; DamagedShardError: the shard is not whole.
+    `samples` are the shard's rows: a row's position among them decides its key, which is unique over all shards of one
+    `samples_per_shard`. All methods raise OSError when the disk is full. Not safe for threads.
     """
-    columns = [name for name in samples.column_names if name not in _CLASHING]
-    files = ShardFiles(*(folder / f"{index:0{_SHARD_DIGITS}d}{end}" for end in (".tar", ".parquet", "_stats.json")))
-    allowed = (lambda _: True) if settings.allow_private_hosts else fetch.is_public
-    printed = io.StringIO()
-    try:
-        source = _write_input(samples.select(columns), folder)
-        run = _downloader(columns, folder, settings)
-        with (
-            _fetching_with(functools.partial(fetch.fetch_image, address_allowed=allowed)),
-            contextlib.redirect_stdout(printed),
-            contextlib.redirect_stderr(printed),
-        ):
-            run.download_shard((index, str(source)))  # calling the object itself would swallow the errors
-        return files, check(files, samples["uid"].to_pylist(), settings.encode_format)
-    except OSError as error:
-        raise from_os_error(error, f"writing a shard in {folder}") from error
-    except DamagedShardError as error:
-        # img2dataset prints what went wrong with a sample, and goes on without the sample.
-        text = printed.getvalue()
-        for code in (errno.ENOSPC, errno.EDQUOT):
-            if os.strerror(code) in text:
-                raise from_os_error(OSError(code, os.strerror(code)), f"writing a shard in {folder}") from error
-        last = text.strip().rpartition("\n")[2]
-        raise DamagedShardError(f"{error}{f' (img2dataset: {last})' if last else ''}") from error
 
+    def __init__(self, samples: pa.Table, index: int, folder: Path, samples_per_shard: int, encode_format: str) -> None:
+        kept = samples.select([name for name in samples.column_names if name not in _CLASHING])
+        self.files = ShardFiles(
+            *(folder / f"{index:0{_SHARD_DIGITS}d}{end}" for end in (".tar", ".parquet", "_stats.json"))
+        )
+        self._rows: list[dict[str, Any]] = kept.to_pylist()
+        self._index, self._folder = index, folder
+        self._position_digits = math.ceil(math.log10(samples_per_shard))
+        self._messages = CappedCounter()
+        self._counts = {"success": 0, "failed_to_download": 0, "failed_to_resize": 0}
+        self._started = time.time()
+        schema = pa.schema([*kept.schema, *_ADDED])
+        self._writer = WebDatasetSampleWriter(index, str(folder), True, _SHARD_DIGITS, schema, encode_format)
+        # Fractions of a second would cost each member a second header of a kilobyte, and half of the time tar takes.
+        self._writer.tarwriter.mtime = int(self._started)
 
-def _write_input(samples: pa.Table, folder: Path) -> Path:
-    path = folder / "samples.arrow"
-    with pa.ipc.new_file(str(path), samples.schema) as writer:
-        writer.write_table(samples)
-    return path
+    def success(self, position: int, picture: Picture, sha256: str) -> None:
+        """Writes a sample; `sha256` is that of the bytes that were downloaded."""
+        sizes = (picture.width, picture.height, picture.original_width, picture.original_height)
+        self._write(position, "success", None, picture.data, sizes, sha256)
 
+    def failure(self, position: int, status: str, message: str) -> None:
+        """Notes a sample without an image; `status` is 'failed_to_download' or 'failed_to_resize'."""
+        self._write(position, status, message, None, (None, None, None, None), None)
 
-def _downloader(columns: list[str], folder: Path, settings: DownloadSettings) -> Any:
-    # Enlarging adds no information, so small images stay as they are; but where the mode promises one shape for all
-    # images, a smaller one would break the batches it is meant for.
-    one_shape = settings.resize_mode in ("center_crop", "border")
-    resizer = Resizer(
-        image_size=settings.image_size,
-        resize_mode=settings.resize_mode,
-        resize_only_if_bigger=not one_shape,
-        encode_quality=settings.encode_quality,
-        encode_format=settings.encode_format,
-        min_image_size=settings.min_image_size,
-        max_aspect_ratio=settings.max_aspect_ratio or float("inf"),
-    )
-    return downloader.Downloader(
-        sample_writer_class=WebDatasetSampleWriter,
-        resizer=resizer,
-        thread_count=settings.threads,
-        save_caption=True,
-        extract_exif=False,
-        output_folder=str(folder),
-        column_list=columns,
-        timeout=settings.timeout,
-        number_sample_per_shard=settings.samples_per_shard,
-        oom_shard_count=_SHARD_DIGITS,
-        compute_hash="sha256",
-        verify_hash_type=None,
-        encode_format=settings.encode_format,
-        retries=settings.retries,
-        user_agent_token=settings.user_agent_token,
-        disallowed_header_directives=settings.disallowed_header_directives,
-    )
+    def close(self) -> None:
+        """Ends tar and parquet and writes the statistics."""
+        self._writer.close()
+        success, not_downloaded, not_resized = self._counts.values()
+        write_stats(
+            str(self._folder), self._index, len(self._rows), success, not_downloaded, not_resized, self._started,
+            time.time(), self._messages, _SHARD_DIGITS,
+        )  # fmt: skip
 
-
-@contextlib.contextmanager
-def _fetching_with(fetch_image: Callable[..., Any]) -> Iterator[None]:
-    """A worker runs many shards: img2dataset is left as it was found."""
-    original = downloader.download_image_with_retry
-    downloader.download_image_with_retry = fetch_image
-    try:
-        yield
-    finally:
-        downloader.download_image_with_retry = original
+    def _write(
+        self,
+        position: int,
+        status: str,
+        message: str | None,
+        image: bytes | None,
+        sizes: tuple[int | None, ...],
+        sha256: str | None,
+    ) -> None:
+        key = compute_key(position, self._index, self._position_digits, _SHARD_DIGITS)
+        row = self._rows[position]
+        values = (key, status, message, *sizes, sha256)
+        meta = {**row, **dict(zip((field.name for field in _ADDED), values, strict=True))}
+        self._counts[status] += 1
+        self._messages.increment(message or status)
+        self._writer.write(image, key, row["caption"], meta)

@@ -10,6 +10,7 @@ import re
 
 TIMED_OUT = "timed out"
 DNS = "dns"
+DNS_UNANSWERED = "dns unanswered"
 REFUSED = "connection refused"
 RESET = "connection reset"
 NO_CONNECTION = "connection failed"
@@ -31,10 +32,33 @@ OTHER = "other"
 #: All reasons but 'http NNN', of which there is one for each status.
 REASONS = frozenset(
     {
-        TIMED_OUT, DNS, REFUSED, RESET, NO_CONNECTION, TLS, PRIVATE, UNSUPPORTED_URL, REDIRECTS, BAD_RESPONSE,
-        TOO_LARGE, ROBOTS, NOT_AN_IMAGE, TRUNCATED, TOO_MANY_PIXELS, UNDECODABLE, TOO_SMALL, ASPECT_RATIO, OTHER,
+        TIMED_OUT, DNS, DNS_UNANSWERED, REFUSED, RESET, NO_CONNECTION, TLS, PRIVATE, UNSUPPORTED_URL, REDIRECTS,
+        BAD_RESPONSE, TOO_LARGE, ROBOTS, NOT_AN_IMAGE, TRUNCATED, TOO_MANY_PIXELS, UNDECODABLE, TOO_SMALL, ASPECT_RATIO,
+        OTHER,
     }
 )  # fmt: skip
+
+#: What may be over on another day, or in a minute: all else would fail again, and asking again would only be a burden.
+MAY_PASS = frozenset(
+    {TIMED_OUT, DNS_UNANSWERED, REFUSED, RESET, NO_CONNECTION, TRUNCATED}
+    | {f"http {status}" for status in (408, 425, 429, *range(500, 600))}
+)
+
+
+class FetchError(Exception):
+    """No image, and why: `reason` is one of REASONS or 'http NNN'; as text, 'reason: detail'."""
+
+    def __init__(self, reason: str, detail: object = "", retry_after: float | None = None) -> None:
+        text = " ".join(str(detail).split())[:200]
+        super().__init__(f"{reason}: {text}" if text else reason)
+        self.reason = reason
+        self.retry_after = retry_after
+        """Seconds for which the host asked to be left alone."""
+
+    @property
+    def may_pass(self) -> bool:
+        return self.reason in MAY_PASS
+
 
 _OF_RESIZER = {"image too small": TOO_SMALL, "aspect ratio too large": ASPECT_RATIO}
 _HTTP = re.compile(r"http \d{3}\Z", re.ASCII)
@@ -43,8 +67,8 @@ _HTTP = re.compile(r"http \d{3}\Z", re.ASCII)
 def failure_reason(status: str | None, error_message: str | None) -> str:
     """The reason for a row of a shard's parquet whose `status` is not 'success': one of REASONS or 'http NNN'."""
     message = error_message or ""
-    if status == "failed_to_resize":
-        # All else the resizer says comes from a decoder that could not make sense of the image.
-        return _OF_RESIZER.get(message, UNDECODABLE)
     reason = message.partition(":")[0]
-    return reason if reason in REASONS or _HTTP.match(reason) else OTHER
+    if reason in REASONS or _HTTP.match(reason):
+        return reason
+    # All else that img2dataset's resizer says comes from a decoder that could not make sense of the image.
+    return _OF_RESIZER.get(message, UNDECODABLE) if status == "failed_to_resize" else OTHER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,15 +36,19 @@ _IMAGES = pa.schema(
         pa.field("filename", pa.string()),
     ]
 )
+#: Columns of shards/_index.parquet.
+_DOWNLOADS = pa.schema([(name, pa.string()) for name in ("uid", "shard", "key", "status", "reason")])
+_SHARD = re.compile(r"\d+-[0-9a-f]{8}\.parquet")
 
 
 @dataclass(frozen=True)
 class Database:
-    """An open connection with the views `places`, `matches`, `failures`, `samples` and `images`.
+    """An open connection with the views `places`, `matches`, `failures`, `samples`, `downloads` and `images`.
 
-    `images` holds the rows of shards/*.parquet; its column `filename` is a key of `shards`, whose values are the
-    names of the shards ('00000-1a2b3c4d'). The table `place_images` has one row per place: place_id, name, latitude,
-    longitude and `images`, the distinct URLs among the place's matches.
+    `downloads` has one row per sample with what became of it (`status`, `reason`). `images` holds the rows of all
+    shards, and so the samples of a retry pass twice, of which at most one is a success; its column `filename` is a key
+    of `shards`, whose values are the names of the shards ('00000-1a2b3c4d'). The table `place_images` has one row per
+    place: place_id, name, latitude, longitude and `images`, the distinct URLs among the place's matches.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -68,7 +73,7 @@ def opened(run_url: str) -> Iterator[Database]:
         if manifest is None:
             raise StageError(f"{folder.url} has no manifest: the report needs the {stage} stage to be done first")
         manifests[stage] = manifest
-    shards = [name for name in manifests["download"].paths("") if name.endswith(".parquet")]
+    shards = [name for name in manifests["download"].paths("") if _SHARD.fullmatch(name)]
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(storage.scratch_folder())
         connection = stack.enter_context(
@@ -96,6 +101,7 @@ def opened(run_url: str) -> Iterator[Database]:
         view("matches", "retrieve", matches.paths(), tables.MATCHES)
         view("failures", "retrieve", matches.paths("failures"), tables.FAILURES)
         view("samples", "merge", manifests["merge"].paths(), tables.SAMPLES)
+        view("downloads", "download", manifests["download"].paths("_index"), _DOWNLOADS)
         local = view("images", "download", shards, _IMAGES)
         connection.execute(_PLACE_IMAGES)
         names = (name.removesuffix(".parquet") for name in shards)

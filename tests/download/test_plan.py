@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geo_subset.download.plan import Slice, plan
+from geo_subset.download.plan import Slice, plan, plan_all
 
 FILES = st.lists(st.integers(0, 40), max_size=8).map(lambda rows: [(f"part-{i}", n) for i, n in enumerate(rows)])
 
@@ -41,3 +41,19 @@ def test_names_carry_index_and_tag_and_slices_cross_files() -> None:
 
 def test_no_rows_make_no_shards() -> None:
     assert plan([], 10, "0123abcd") == plan([("a", 0)], 10, "0123abcd") == []
+
+
+@given(FILES, st.lists(st.integers(1, 40), max_size=4), st.integers(1, 30))
+def test_the_shards_of_retry_passes_come_after_all_others(
+    files: list[tuple[str, int]], retried: list[int], size: int
+) -> None:
+    lists = [(f"retry-{n}", rows) for n, rows in enumerate(retried, start=1)]
+    shards = plan_all(files, lists, size, "0123abcd")
+    first = plan(files, size, "0123abcd")
+    assert shards[: len(first)] == first
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    for number, (name, rows) in enumerate(lists, start=1):
+        slices = [piece for shard in shards if shard.retry == number for piece in shard.slices]
+        assert [(piece.file, row) for piece in slices for row in range(piece.start, piece.stop)] == [
+            (name, row) for row in range(rows)
+        ]

@@ -10,8 +10,9 @@ import pytest
 import webdataset
 
 from geo_subset.download import stage
+from geo_subset.download.plan import plan
 from geo_subset.errors import StageError
-from geo_subset.manifests import Manifest
+from geo_subset.manifests import FileEntry, Manifest
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, from_tree
 
@@ -51,8 +52,9 @@ def test_the_stage_from_samples_to_shards_and_again(web: Web, tmp_path: Path) ->
     manifest = stage.run(settings_for(tmp_path), folder)
 
     names = [f"{n:05d}-c0ffee00" for n in range(3)]
-    assert [unit.unit for unit in manifest.units] == names
-    assert {f.path for f in manifest.files} == {n + e for n in names for e in (".tar", ".parquet", "_stats.json")}
+    assert [unit.unit for unit in manifest.units] == [*names, "index"]
+    of_shards = {name + end for name in names for end in (".tar", ".parquet", "_stats.json")}
+    assert {entry.path for entry in manifest.files} == of_shards | {"_index.parquet"}
     assert {k: v for k, v in manifest.counters.items() if v} == {"attempted": 10, "succeeded": 9, "failed: http 404": 1}
     for entry in manifest.files:
         if entry.path.endswith(".parquet"):
@@ -73,9 +75,8 @@ def test_the_stage_from_samples_to_shards_and_again(web: Web, tmp_path: Path) ->
     again = stage.run(settings_for(tmp_path), folder)
     assert web.requests.total() == 4
     assert again.counters == manifest.counters
-    assert [e for e in again.files if not e.path.startswith(names[1])] == [
-        e for e in kept.values() if not e.path.startswith(names[1])
-    ]
+    others = [path for path in kept if not path.startswith(names[1])]
+    assert [entry for entry in again.files if entry.path in others] == [kept[path] for path in others]
 
 
 def test_a_shard_that_fails_is_named_and_the_others_are_kept(web: Web, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_a_shard_that_fails_is_named_and_the_others_are_kept(web: Web, tmp_path:
 def test_no_samples_make_no_shards(tmp_path: Path) -> None:
     merged(tmp_path, samples_of([]), rows_per_file=1)
     manifest = stage.run(settings_for(tmp_path), shards_folder(tmp_path))
-    assert (manifest.files, manifest.units) == ((), ())
+    assert [(entry.path, entry.rows) for entry in manifest.files] == [("_index.parquet", 0)]
     assert manifest.counters == {"attempted": 0, "succeeded": 0}
 
 
@@ -110,8 +111,32 @@ def test_samples_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
 
 def test_effort_is_no_content_everything_else_is(tmp_path: Path) -> None:
     before = stage.content(settings_for(tmp_path))
-    assert stage.content(settings_for(tmp_path, timeout=1.0, threads=9, retries=9)) == before
+    effort = {"threads": 9, "timeout": 1.0, "retries": 9, "requests_per_host": 1, "rate_per_host": 2.0}
+    assert stage.content(settings_for(tmp_path, **effort, contact="https://example.org")) == before
     assert stage.content(settings_for(tmp_path, image_size=65)) != before
+    assert stage.content(settings_for(tmp_path, max_bytes=65)) != before
     assert stage.content(settings_for(tmp_path, samples_per_shard=5)) != before
     assert json.loads(json.dumps(before)) == before
     assert stage.inputs(settings_for(tmp_path)) == ()
+
+
+def test_a_task_that_outlived_its_run_changes_nothing(web: Web, tmp_path: Path) -> None:
+    merged(tmp_path, samples_of(links_of(web)), rows_per_file=3)
+    settings, folder = settings_for(tmp_path), shards_folder(tmp_path)
+    manifest = stage.run(settings, folder)
+    before = {path: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
+    (shard, *_) = plan([(entry.path, entry.rows) for entry in merge_files(tmp_path)], 4, folder.tag)
+    assert stage.make_shard(shard, settings.download, folder, []) == manifest.units[0]
+    assert {path: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == before
+    # The same while the run that took over is still going on.
+    folder.start(4)
+    assert stage.make_shard(shard, settings.download, folder, []).files == manifest.units[0].files
+    assert {path: path.read_bytes() for path in before if path.name[0] == "0"} == {
+        path: body for path, body in before.items() if path.name[0] == "0"
+    }
+
+
+def merge_files(run: Path) -> list[FileEntry]:
+    manifest = StageFolder(str(run), "merge").manifest()
+    assert manifest is not None
+    return sorted(manifest.files, key=lambda entry: entry.path)

@@ -15,6 +15,7 @@ import webdataset
 from PIL import Image
 
 from geo_subset import tables, urls
+from geo_subset.download import index
 from geo_subset.manifests import Record
 from geo_subset.runfolder import StageFolder
 
@@ -128,7 +129,7 @@ def write(
 
     stage = StageFolder(run.url, "download", "4" * 64)
     stage.start(1)
-    records = []
+    records, run_rows = [], []
     for number, start in enumerate(range(0, len(samples), per_shard)):
         rows, counters = _shard(stage, f"{number:05d}-{stage.tag}", number, samples[start : start + per_shard], outcome)
         name = f"{number:05d}-{stage.tag}"
@@ -139,6 +140,14 @@ def write(
         (folder / f"{name}.tar").unlink()
         records.append(stage.record(name, files, counters))
         run.tables["images"] += rows
+        run_rows.append(rows)
+    ends = [
+        {**row, "shard": name, "reason": row.get("error_message")}
+        for name, rows in zip((record.unit for record in records), run_rows, strict=True)
+        for row in rows
+    ]
+    entry = stage.write_table(pa.Table.from_pylist(ends, index.SCHEMA), index.FILE)
+    records.append(stage.record("index", [entry], {}))
     stage.finish(records, 7300.0, {"attempted": 0, "succeeded": 0})
     return run
 

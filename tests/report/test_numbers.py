@@ -69,7 +69,7 @@ def top(counts: pd.Series, limit: int = 20) -> list[tuple[str, int]]:
 
 def recount(folder: Path) -> dict[str, Any]:
     places, matches = read(folder, "places/*.parquet"), read(folder, "matches/part-*.parquet")
-    samples, images = read(folder, "samples/*.parquet"), read(folder, "shards/*.parquet")
+    samples, images = read(folder, "samples/*.parquet"), read(folder, "shards/[0-9]*.parquet")
     per_place = matches.groupby("place_id")["url"].nunique()
     names = dict(zip(places.get("place_id", ()), places.get("name", ()), strict=True))
     domains = samples["domain"].value_counts() if len(samples) else pd.Series(dtype=int)

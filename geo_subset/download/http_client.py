@@ -1,0 +1,352 @@
+"""HTTP/1.1 for one process and many threads: pooled connections, names looked up once, one TLS context, no redirects.
+
+All of an exchange (look-up, connecting, TLS, each drip of the answer) ends at its deadline, and the address that is
+connected to has been checked. Proxies of the environment are not used: a proxy would look up and connect on its own,
+past that check.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from geo_subset.download import reasons
+from geo_subset.download.addresses import Address, LookUp, Resolver, is_public
+from geo_subset.download.http_wire import Head, Headers, Stream, read_body, read_head
+from geo_subset.download.reasons import FetchError
+
+#: Connections that wait for another request: how many, over all hosts, and for how long.
+MAX_IDLE = 256
+IDLE_SECONDS = 10.0
+#: A body that nobody wants is read all the same if it is short: cheaper than another connection.
+_DRAINED_BYTES = 1 << 16
+_DRAINED_SECONDS = 1.0
+#: Addresses of one host that are tried.
+_MAX_ADDRESSES = 6
+_BLOCK = 1 << 16
+
+_HOST = re.compile(r"[0-9a-z_-]+(\.[0-9a-z_-]+)*\.?\Z", re.ASCII)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_QUOTE_SAFE = "%/:=&?~#+!$,;'@()*[]|"
+
+AddressCheck = Callable[[str], bool]
+Wanted = Callable[[Headers], bool]
+BeforeLarge = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Response:
+    """`body` is None unless the status is 2xx and the body was wanted."""
+
+    status: int
+    headers: Headers
+    body: bytes | None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a connection leads to; the host in lower case and ASCII."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+class Client:
+    """Asks for URLs. Any number of threads may use one; a process needs no more than one.
+
+    `address_allowed` is asked before an IP address is connected to. `ca_file` (more roots to trust) and `look_up` (in
+    place of socket.getaddrinfo) are there for tests.
+    """
+
+    def __init__(
+        self,
+        address_allowed: AddressCheck = is_public,
+        ca_file: str | None = None,
+        look_up: LookUp = socket.getaddrinfo,
+    ) -> None:
+        self._address_allowed = address_allowed
+        self._resolver = Resolver(look_up)
+        self._idle = _Idle()
+        # One for all: building one, with all its roots, takes longer than fetching ten images.
+        self._tls = ssl.create_default_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
+        if ca_file is not None:
+            self._tls.load_verify_locations(ca_file)
+
+    def get(
+        self,
+        url: str,
+        deadline: float,
+        headers: Mapping[str, str],
+        max_bytes: int,
+        wanted: Wanted | None = None,
+        before_large: BeforeLarge | None = None,
+    ) -> Response:
+        """One GET, redirects not followed. `deadline` is a value of time.monotonic().
+
+        `wanted(headers)` is asked before the body of a 2xx answer is read.
+        `before_large(deadline)` is called once before more than http_wire.LARGE bytes of a body are held; it may wait
+        and may raise FetchError. So the bodies that a process holds are bounded by LARGE times its threads and
+        `max_bytes` times whom `before_large` lets in.
+        Raises FetchError, as `reasons` lists them.
+        """
+        asked = _Asked(*_request(url, headers), deadline, max_bytes, wanted, before_large)
+        with _told_as_fetch_error():
+            idle = self._idle.take(asked.place)
+            response = _exchange(idle, asked, self._idle) if idle is not None else None
+            if response is None:
+                # RFC 9112, 9.3.1: a host may close an idle connection just as it is asked; so once more on a new one.
+                new = _Connection(self._connect(asked.place, deadline))
+                response = _exchange(new, asked, self._idle)
+        if response is None:
+            raise FetchError(reasons.RESET, "the connection ended without an answer")
+        return response
+
+    def close(self) -> None:
+        """Closes the connections that wait; those in use end with their exchange."""
+        self._idle.close()
+        self._resolver.close()
+
+    def _connect(self, place: _Place, deadline: float) -> socket.socket:
+        """Connects to the first of the host's addresses that answers, TLS included."""
+        found = self._resolver.addresses(place.host, deadline)
+        allowed = [address for address in found if self._address_allowed(str(address[1][0]))][:_MAX_ADDRESSES]
+        if not allowed:
+            raise FetchError(reasons.PRIVATE, ", ".join(str(address[1][0]) for address in found))
+        sock = self._first_that_answers(place, allowed, deadline)
+        if place.scheme == "http":
+            return sock
+        try:
+            sock.settimeout(_left(deadline))
+            return self._tls.wrap_socket(sock, server_hostname=place.host.rstrip("."))
+        except BaseException:
+            sock.close()
+            raise
+
+    def _first_that_answers(self, place: _Place, addresses: list[Address], deadline: float) -> socket.socket:
+        """Each address gets an equal share of the time left, and is used as it was checked: no second look-up."""
+        for tried, (family, address) in enumerate(addresses):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.settimeout(_left(deadline) / (len(addresses) - tried))
+                sock.connect((address[0], place.port, *address[2:]))
+            except BaseException as error:
+                sock.close()
+                if not isinstance(error, OSError) or tried == len(addresses) - 1:
+                    raise
+            else:
+                if tried:
+                    self._resolver.prefer(place.host, (family, address))
+                return sock
+        raise AssertionError("there is no address")
+
+
+@dataclass
+class _Connection:
+    sock: socket.socket
+    used: bool = False
+    idle_since: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    place: _Place
+    request: bytes
+    deadline: float
+    max_bytes: int
+    wanted: Wanted | None
+    before_large: BeforeLarge | None
+
+
+class _Idle:
+    """Connections that wait for another request. The latest is used first; the one that waits longest goes first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_place: dict[_Place, collections.deque[_Connection]] = {}
+        self._by_age: collections.OrderedDict[int, tuple[_Place, _Connection]] = collections.OrderedDict()
+        self._closed = False
+
+    def take(self, place: _Place) -> _Connection | None:
+        """A connection that is open and on which nothing has come that was not asked for."""
+        while True:
+            with self._lock:
+                self._drop_old()
+                waiting = self._by_place.get(place)
+                if not waiting:
+                    return None
+                connection = waiting.pop()
+                del self._by_age[id(connection)]
+            if _is_quiet(connection.sock):
+                return connection
+            connection.sock.close()
+
+    def put(self, place: _Place, connection: _Connection) -> None:
+        connection.used, connection.idle_since = True, time.monotonic()
+        with self._lock:
+            if self._closed:
+                connection.sock.close()
+                return
+            self._by_place.setdefault(place, collections.deque()).append(connection)
+            self._by_age[id(connection)] = place, connection
+            self._drop_old()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            while self._by_age:
+                self._drop_oldest()
+
+    def _drop_old(self) -> None:
+        too_old = time.monotonic() - IDLE_SECONDS
+        while self._by_age:
+            _, oldest = next(iter(self._by_age.values()))
+            if oldest.idle_since > too_old and len(self._by_age) <= MAX_IDLE:
+                return
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, (place, connection) = self._by_age.popitem(last=False)
+        waiting = self._by_place[place]
+        waiting.popleft()
+        if not waiting:
+            del self._by_place[place]
+        connection.sock.close()
+
+
+def _is_quiet(sock: socket.socket) -> bool:
+    try:
+        sock.settimeout(0)
+        sock.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return True
+    except OSError:
+        return False
+    return False  # its end, or bytes that nobody asked for
+
+
+class _Receiver:
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self.deadline = sock, deadline
+
+    def __call__(self) -> bytes:
+        self._sock.settimeout(_left(self.deadline))
+        return self._sock.recv(_BLOCK)
+
+
+def _exchange(connection: _Connection, asked: _Asked, idle: _Idle) -> Response | None:
+    """One request and its answer, after which the connection is idle or closed.
+
+    None: it was closed before an answer began, which only a connection that has been used before may be.
+    """
+    receiver = _Receiver(connection.sock, asked.deadline)
+    stream = Stream(receiver)
+    keep = False
+    try:
+        head = _ask(connection, asked, stream)
+        if head is None:
+            return None
+        body = None
+        if 200 <= head.status < 300 and (asked.wanted is None or asked.wanted(head.headers)):
+            before = asked.before_large
+            body = read_body(stream, head, asked.max_bytes, before and functools.partial(before, asked.deadline))
+            keep = head.keeps and not stream.left_over
+        else:
+            keep = head.keeps and _drained(receiver, stream, head) and not stream.left_over
+        return Response(head.status, head.headers, body)
+    finally:
+        if keep:
+            idle.put(asked.place, connection)
+        else:
+            connection.sock.close()
+
+
+def _ask(connection: _Connection, asked: _Asked, stream: Stream) -> Head | None:
+    try:
+        connection.sock.settimeout(_left(asked.deadline))
+        connection.sock.sendall(asked.request)
+        return read_head(stream)
+    except (ConnectionError, ssl.SSLError):
+        if stream.begun or not connection.used:
+            raise
+        return None
+
+
+def _drained(receiver: _Receiver, stream: Stream, head: Head) -> bool:
+    """Reads a body that nobody wants. False: it is too long or too slow for that, or broken."""
+    receiver.deadline = min(receiver.deadline, time.monotonic() + _DRAINED_SECONDS)
+    try:
+        read_body(stream, head, _DRAINED_BYTES)
+    except (OSError, FetchError):
+        return False
+    return True
+
+
+def _request(url: str, headers: Mapping[str, str]) -> tuple[_Place, bytes]:
+    """Whom to ask, and the bytes to send. Raises FetchError: unsupported url."""
+    try:
+        parts = urllib.parse.urlsplit(url or "")
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise FetchError(reasons.UNSUPPORTED_URL, parts.scheme)
+        host = _host(parts.hostname, in_brackets="[" in parts.netloc)
+        default = _DEFAULT_PORTS[parts.scheme]
+        port = default if parts.port is None else parts.port
+        target = urllib.parse.quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", _QUOTE_SAFE)
+    except ValueError as error:
+        raise FetchError(reasons.UNSUPPORTED_URL, error) from error
+    if port == 0:
+        raise FetchError(reasons.UNSUPPORTED_URL, "port 0")
+    named = f"[{host}]" if ":" in host else host
+    lines = [f"GET {target} HTTP/1.1", f"Host: {named}" if port == default else f"Host: {named}:{port}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return _Place(parts.scheme, host, port), "\r\n".join([*lines, "Accept-Encoding: identity", "", ""]).encode("ascii")
+
+
+def _host(name: str, in_brackets: bool) -> str:
+    """A host as it is looked up: lower case, ASCII. Raises ValueError if it is none.
+
+    Percent signs have no place in it, nor in an IPv6 address: who undoes them, and when, would decide what is meant.
+    """
+    if in_brackets and "%" not in name:
+        return str(ipaddress.IPv6Address(name))
+    host = name.encode("idna").decode("ascii").lower()
+    if not _HOST.match(host):
+        raise ValueError(f"host {host[:80]!r}")
+    return host
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+@contextlib.contextmanager
+def _told_as_fetch_error() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise FetchError(reasons.TIMED_OUT) from error
+    except socket.gaierror as error:
+        missing = error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+        raise FetchError(reasons.DNS if missing else reasons.DNS_UNANSWERED, error.strerror) from error
+    except ConnectionRefusedError as error:
+        raise FetchError(reasons.REFUSED) from error
+    except (ConnectionError, ssl.SSLEOFError) as error:
+        raise FetchError(reasons.RESET, error) from error
+    except ssl.SSLError as error:
+        raise FetchError(reasons.TLS, error) from error
+    except OSError as error:
+        raise FetchError(reasons.NO_CONNECTION, error) from error
