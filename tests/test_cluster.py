@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 
 from geo_subset import cluster
 from geo_subset.errors import StageError, StorageFullError
 from geo_subset.settings import ClusterSettings
+
+# By value: where another package is called 'tests', workers would look for this module there.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SETTINGS = ClusterSettings(workers=2)
 

@@ -216,6 +216,7 @@ print(json.dumps({"counts": counts, "peak": peak, "seconds": time.monotonic() - 
 """
 
 
+@pytest.mark.slow
 def test_all_faults_in_one_shard(hosts: Hosts, tmp_path: Path) -> None:
     faults: dict[str, Fault] = {}
     for fault in FAULTS:

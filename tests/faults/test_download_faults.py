@@ -82,6 +82,7 @@ def test_tasks_killed_twenty_times_over_twenty_shards(run_file, undisturbed, tmp
     verified(run_file, run, *SHARDS_OF_25)
 
 
+@pytest.mark.slow
 def test_driver_killed_in_a_retry_pass(run_file, undisturbed, tmp_path):
     run, rng = tmp_path / "run", chance()
     subprocess.run(command(run_file, run), check=True, capture_output=True)
