@@ -6,7 +6,6 @@ One try: no retries and no waiting. Only http and https, redirects included.
 from __future__ import annotations
 
 import datetime
-import email.utils
 import functools
 import re
 import time
@@ -21,6 +20,7 @@ from geo_subset.download.http_client import BeforeLarge, Client, Response
 from geo_subset.download.http_wire import Headers
 from geo_subset.download.pixels import PictureError, header
 from geo_subset.download.reasons import FetchError
+from geo_subset.retry_after import seconds
 
 MAX_REDIRECTS = 5
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
@@ -92,19 +92,8 @@ def _allows(headers: Headers, terms: Terms) -> bool:
 def _accepted(response: Response) -> bytes:
     # Part of an image was not asked for, and would pass for a whole one.
     if not 200 <= response.status < 300 or response.status == 206:
-        raise FetchError(f"http {response.status}", retry_after=_retry_after(response.headers))
+        now = datetime.datetime.now(datetime.timezone.utc)
+        raise FetchError(f"http {response.status}", retry_after=seconds(response.headers.get("Retry-After"), now))
     if response.body is None:
         raise FetchError(reasons.ROBOTS, "X-Robots-Tag")
     return response.body
-
-
-def _retry_after(headers: Headers) -> float | None:
-    """Seconds; None if the header is missing or makes no sense. It is a number of them or a date (RFC 9110, 10.2.3)."""
-    value = headers.get("Retry-After") or ""
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-        return max(0.0, (date - datetime.datetime.now(date.tzinfo or datetime.timezone.utc)).total_seconds())
-    except (TypeError, ValueError, OverflowError):
-        return None

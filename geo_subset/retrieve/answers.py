@@ -5,15 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from itertools import compress
 from typing import Any
 
 import orjson
 
+from geo_subset.retry_after import seconds
 from geo_subset.tables import SOURCE_FIELDS
 
 #: Keys of a row -> column, whatever their case.
@@ -88,20 +87,8 @@ def parse(body: bytes) -> list[Any]:
 
 
 def waiting_time(retry_after: str | None, now: datetime) -> float:
-    """Seconds that a Retry-After header asks to wait: a number of seconds or a date (RFC 9110, 10.2.3).
-
-    0 for a date gone by and for what is neither; at most MAX_RETRY_AFTER.
-    """
-    text = (retry_after or "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", text):
-        return min(MAX_RETRY_AFTER, float(text))
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
-    if date.tzinfo is None:  # the form without a zone is in UTC
-        date = date.replace(tzinfo=timezone.utc)
-    return min(MAX_RETRY_AFTER, max(0.0, (date - now).total_seconds()))
+    """Seconds that a Retry-After header asks to wait: 0 if it makes no sense, at most MAX_RETRY_AFTER."""
+    return min(MAX_RETRY_AFTER, seconds(retry_after, now) or 0.0)
 
 
 def bare_ids(answer: list[Any]) -> list[int]:

@@ -111,8 +111,7 @@ class Gate:
         """Ends keeping in touch."""
         if self._in_touch is not None:
             self._in_touch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._in_touch
+            await asyncio.wait([self._in_touch])  # whoever waited has heard of its error, if it had one
 
     def _let_in(self) -> None:
         now = self._count()

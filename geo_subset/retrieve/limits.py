@@ -184,10 +184,10 @@ class Limit:
             self._judge_trial(found, now)
         elif self._reference is not None and abs(math.log(found / self._reference)) > SURPRISE:
             # Another backend than was measured: as many requests as keep the latency what it was, and look again.
-            scaled = min(round(self._value * found / self._reference), 2 * self._value, self._ceiling)
+            scaled = max(START, min(round(self._value * found / self._reference), 2 * self._value))
             self._reference, self._patience, self._missed = None, PATIENCE[0], 0
             self._wait = self._patience
-            self._set(max(START, scaled), now)
+            self._set(min(scaled, self._ceiling), now)
         else:
             self._reference = found if self._reference is None else 0.7 * self._reference + 0.3 * found
             self._wait -= 1

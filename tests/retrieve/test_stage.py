@@ -139,34 +139,16 @@ def test_few_failures_are_listed_and_the_stage_ends(ray_session, run_url):
     assert [(f["place_id"], f["query"], f["reason"]) for f in failures] == [("list:7", "place 7", "http 500")]
 
 
-def test_a_killed_actor_is_replaced_and_its_chunks_done_again(ray_session, run_url):
+@pytest.mark.parametrize(("actor", "places"), [("Worker", [20, 45]), ("Limiter", [20])])
+def test_a_killed_actor_is_replaced_and_its_work_done_again(ray_session, run_url, actor, places):
     killed = []
 
     async def kill(text, nth):
-        if len(killed) < 2 and hash_of(text) in (20, 45):
-            workers = [p for p in psutil.Process().children(recursive=True) if "ray::Worker" in " ".join(p.cmdline())]
-            killed.append(workers[0].pid)
-            workers[0].kill()
-        return
-
-    with serve() as service:
-        undisturbed = files(run(run_url, service))
-    with serve(kill) as service:
-        manifest = run(run_url, service, digit="e")
-    assert killed
-    assert files(manifest) == undisturbed
-
-
-def test_a_killed_limiter_is_started_again(ray_session, run_url):
-    killed = []
-
-    async def kill(text, nth):
-        if not killed and hash_of(text) == 20:
-            (limiter,) = [
-                p for p in psutil.Process().children(recursive=True) if "ray::Limiter" in " ".join(p.cmdline())
-            ]
-            killed.append(limiter.pid)
-            limiter.kill()
+        if len(killed) < len(places) and hash_of(text) in places:
+            running = psutil.Process().children(recursive=True)
+            victim = next(p for p in running if f"ray::{actor}" in " ".join(p.cmdline()))
+            killed.append(victim.pid)
+            victim.kill()
         return
 
     with serve() as service:
