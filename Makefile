@@ -4,8 +4,8 @@ VENV ?= .venv
 CLIP_VENV ?= .venv-clip
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
-# Two side by side even on one core: most of a test's time is waiting for processes to start.
-EVERY_DAY := -m "not slow and not clip_retrieval" -n 2 --dist loadfile
+# More side by side than a small machine has cores: most of a test's time is waiting for processes to start.
+EVERY_DAY := -m "not slow and not clip_retrieval" -n 3
 
 .PHONY: demo test test-slow test-clip-retrieval test-one-environment lint types format bench clean help
 
@@ -22,9 +22,10 @@ $(VENV)/.core: pyproject.toml
 	$(PIP) install -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+$(VENV)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.core $@
 
 demo: $(VENV)/.core
 	$(BIN)/geo-subset demo --out runs/demo

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,8 +16,38 @@ from hypothesis import settings
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
+#: Files whose tests share a world and what an undisturbed run on it gives.
+_WHOLE_RUNS = ("test_kill.py", "test_download_faults.py", "test_equal_runs.py")
+#: Other files that take long.
+_LONG = ("test_cli.py", "test_verify.py", "test_backend_faults.py", "test_stage.py", "test_retry_command.py")
+#: Exit status, stdout and stderr of a command.
+Ended = tuple[int, str, str]
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # importing img2dataset would look for a newer version of it
+
+
+def _is_whole_run(path: str) -> bool:
+    return path.endswith(_WHOLE_RUNS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process of several works alone at the end."""
+    items.sort(key=lambda item: (not _is_whole_run(item.path.name), item.path.name not in _LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests run in one process, as they share fixtures, and so do the files of whole runs."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            path: str = super()._split_scope(nodeid)
+            return "whole runs" if _is_whole_run(path) else path
+
+    config.option.loadscopereorder = False  # by the number of tests
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +71,20 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def geo_subset_here(ray_session: None) -> Callable[..., Ended]:
+    """The command in this process and on its Ray, for tests that would spend their time on starting another."""
+    from geo_subset.cli import main
+
+    def command(*words: str | Path) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main([str(word) for word in words])
+        return status, out.getvalue(), err.getvalue()
+
+    return command
+
+
+@pytest.fixture(scope="session")
 def run_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The run file of a small world (40 places, 600 images) that is being served."""
     from geo_subset.demo import launch
@@ -50,12 +96,15 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(run_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list[str]]:
+def undisturbed(
+    run_file: Path, geo_subset_here: Callable[..., Ended], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, str], list[str]]:
     """What a run on that world gives: the tables' digests and the uids of the samples in its shards."""
     import pipeline_runs
 
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    subprocess.run(pipeline_runs.command(run_file, run), check=True, capture_output=True)
+    status, _, err = geo_subset_here(*pipeline_runs.words("download", run_file, run))
+    assert status == 0, err
     return pipeline_runs.tables(run), pipeline_runs.samples(run)
 
 

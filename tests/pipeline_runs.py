@@ -12,10 +12,17 @@ from pathlib import Path
 import fsspec
 
 
-def command(run_file: Path, run: str | Path, *more: str) -> list[str]:
-    """The command for a small run of a world's run file into another run folder."""
-    words = [f"--set=run={run}", "--set=retrieve.num_images=20", "--set=download.samples_per_shard=60", *more]
-    return [sys.executable, "-m", "geo_subset.cli", "run", str(run_file), *words]
+def words(what: str, run_file: Path, run: str | Path, *more: str) -> list[str]:
+    """The words of a command on a small run of a world's run file, in another run folder."""
+    return [
+        what, str(run_file), f"--set=run={run}", "--set=retrieve.num_images=20", "--set=download.samples_per_shard=60",
+        *more,
+    ]  # fmt: skip
+
+
+def command(run_file: Path, run: str | Path, *more: str, what: str = "run") -> list[str]:
+    """The same by a process of its own."""
+    return [sys.executable, "-m", "geo_subset.cli", *words(what, run_file, run, *more)]
 
 
 def tables(run: str | Path) -> dict[str, str]:

@@ -152,15 +152,15 @@ def test_the_second_run_does_nothing_and_says_so(demo):
     assert manifests(folder) == before
 
 
-def test_changing_num_images_redoes_retrieve_and_what_follows_but_not_places(demo, tmp_path):
+def test_changing_num_images_redoes_retrieve_and_what_follows_but_not_places(demo, geo_subset_here, tmp_path):
     folder, _ = demo
     copy = tmp_path / "demo"
     shutil.copytree(folder, copy)
     before = manifests(copy)
     words = ["--set", f"run={copy}", "--set", "download.samples_per_shard=150"]
     with launch.serving(launch.build(folder, 20, 400, None, None)):
-        out = run("run", folder / "demo.toml", *words, "--set", "retrieve.num_images=7")
-    assert out.returncode == 0, out.stderr
+        status, _, err = geo_subset_here("run", folder / "demo.toml", *words, "--set", "retrieve.num_images=7")
+    assert status == 0, err
     after = manifests(copy)
     assert [stage for stage in before if before[stage] == after[stage]] == ["places"]
     matches = pd.read_parquet(sorted(copy.glob("matches/part-*.parquet"))[0])
@@ -194,11 +194,11 @@ def test_status_of_a_finished_run(demo):
     assert [stage["state"] for stage in changed.values()][:3] == ["done", "out of date", "out of date"]
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_says_how_to_go_on(demo, tmp_path, kind):
     folder, _ = demo
     words = ["run", str(folder / "demo.toml"), "--set", f"run={tmp_path}/run"]
-    with launch.serving(launch.build(folder, 20, 400, None, None), latency=1.0):
+    with launch.serving(launch.build(folder, 20, 400, None, None), latency=0.3):
         command = [sys.executable, "-m", "geo_subset.cli", *words]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None

@@ -13,24 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
-import pipeline_runs
 import pyarrow.parquet as pq
 import pytest
-
-from geo_subset.cli import main
+from pipeline_runs import words
 
 from .damage import AS_THEY_ARE, SEALED, Run, flip, flip_in_image
 
-OPTIONS = ["--set=retrieve.num_images=20", "--set=download.samples_per_shard=60", "--set=cluster.workers=2"]
+Here = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def finished(run_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run by the command line, through the download."""
+def finished(run_file: Path, geo_subset_here: Here, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run through the download."""
     run = tmp_path_factory.mktemp("finished") / "run"
-    words = pipeline_runs.command(run_file, run, *OPTIONS)
-    words[words.index("run")] = "download"
-    subprocess.run(words, check=True, capture_output=True)
+    status, _, err = geo_subset_here(*words("download", run_file, run))
+    assert status == 0, err
     return run
 
 
@@ -41,25 +38,15 @@ def run(finished: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def verify(
-    run_file: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def command(run: str | Path, *more: str) -> tuple[int, str, str]:
-        """Exit status, stdout, stderr of the command on a run folder."""
-        capsys.readouterr()
-        status = main(["verify", str(run_file), f"--set=run={run}", *OPTIONS, *more])
-        return status, *capsys.readouterr()
-
-    return command
-
-
-Verify = Callable[..., tuple[int, str, str]]
+def verify(run_file: Path, geo_subset_here: Here) -> Here:
+    """The command on a run folder, with further words."""
+    return lambda run, *more: geo_subset_here(*words("verify", run_file, run, *more))
 
 
 def by_itself(run_file: Path, run: str | Path) -> tuple[int, str, str]:
     """The same in a process with a Ray of its own."""
-    words = [sys.executable, "-m", "geo_subset.cli", "verify", str(run_file), f"--set=run={run}", *OPTIONS]
-    out = subprocess.run(words, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "geo_subset.cli", *words("verify", run_file, run)]
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
     return out.returncode, out.stdout, out.stderr
 
 
@@ -86,7 +73,7 @@ def test_a_whole_run_is_one_line_of_numbers_and_nothing_is_changed(run: Run, run
     [pytest.param(damage, message, False, id=name) for name, damage, message in AS_THEY_ARE]
     + [pytest.param(damage, message, True, id=f"{name}, sealed") for name, damage, message in SEALED],
 )
-def test_damage_is_found(run: Run, verify: Verify, damage: Callable[[Run], object], message: str, sealed: bool) -> None:
+def test_damage_is_found(run: Run, verify: Here, damage: Callable[[Run], object], message: str, sealed: bool) -> None:
     shard = run.file(0, ".tar").stem
     damage(run)
     if sealed:
@@ -98,7 +85,7 @@ def test_damage_is_found(run: Run, verify: Verify, damage: Callable[[Run], objec
     assert [line for line in err.splitlines() if "  verify    " not in line] == err.splitlines()[-1:]
 
 
-def test_a_byte_flipped_anywhere_is_found(run: Run, verify: Verify) -> None:
+def test_a_byte_flipped_anywhere_is_found(run: Run, verify: Here) -> None:
     files = sorted(path for path in run.shards.iterdir() if path.name != "_manifest.json")
     chosen = random.Random(5)
     for path in files:
@@ -109,7 +96,7 @@ def test_a_byte_flipped_anywhere_is_found(run: Run, verify: Verify) -> None:
     assert found == {path.name for path in files}
 
 
-def test_keys_of_another_shard_are_found(run: Run, verify: Verify) -> None:
+def test_keys_of_another_shard_are_found(run: Run, verify: Here) -> None:
     """Keys that agree in all files of the shard, but are those of the next one."""
     path = run.file(0, ".parquet")
     keys = pq.read_table(path)["key"].to_pylist()
@@ -136,21 +123,21 @@ def test_keys_of_another_shard_are_found(run: Run, verify: Verify) -> None:
 
 
 @pytest.mark.parametrize(("gone", "left"), [("shards", "not finished"), ("samples", "not finished")])
-def test_a_run_that_is_not_finished_says_so(run: Run, verify: Verify, gone: str, left: str) -> None:
+def test_a_run_that_is_not_finished_says_so(run: Run, verify: Here, gone: str, left: str) -> None:
     (run.path / gone / "_manifest.json").unlink()
     status, out, err = verify(run.path)
     assert (status, out) == (1, "")
     assert left in err
 
 
-def test_a_run_that_was_never_started_says_so(tmp_path: Path, verify: Verify) -> None:
+def test_a_run_that_was_never_started_says_so(tmp_path: Path, verify: Here) -> None:
     status, _, err = verify(tmp_path / "nothing")
     assert status == 1
     assert "not finished" in err
     assert not (tmp_path / "nothing").exists()
 
 
-def test_shards_of_other_settings_or_samples_are_not_compared(run: Run, verify: Verify) -> None:
+def test_shards_of_other_settings_or_samples_are_not_compared(run: Run, verify: Here) -> None:
     status, _, err = verify(run.path, "--set=download.image_size=99")
     assert status == 1
     assert "made with other settings or from other samples" in err
@@ -162,9 +149,9 @@ def test_shards_of_other_settings_or_samples_are_not_compared(run: Run, verify: 
     assert "made with other settings or from other samples" in err
 
 
-def test_a_run_with_a_retry_pass(run: Run, run_file: Path, verify: Verify) -> None:
-    words = ["download", str(run_file), f"--set=run={run.path}", *OPTIONS, "--retry-failed", "--reason=http"]
-    assert main(words) == 0
+def test_a_run_with_a_retry_pass(run: Run, run_file: Path, geo_subset_here: Here, verify: Here) -> None:
+    retry = words("download", run_file, run.path, "--retry-failed", "--reason=http")
+    assert geo_subset_here(*retry)[0] == 0
     status, out, _ = verify(run.path)
     assert status == 0, out
     (listed,) = run.shards.glob("*retry-*.parquet")
@@ -184,8 +171,6 @@ def test_a_run_on_object_storage(run: Run, run_file: Path, s3_bucket: str) -> No
     url = f"{s3_bucket}/verified"
     fs, root = fsspec.core.url_to_fs(url)
     fs.put(f"{run.path}/", f"{root}/", recursive=True)
-    status, out, err = by_itself(run_file, url)
-    assert status == 0, out + err
     name = run.file(0, ".tar").name
     flip_in_image(run)
     fs.put_file(str(run.file(0, ".tar")), f"{root}/shards/{name}")
@@ -194,3 +179,4 @@ def test_a_run_on_object_storage(run: Run, run_file: Path, s3_bucket: str) -> No
     assert status == 1
     assert f"{name} has another SHA-256" in out
     assert f"{run.file(1, '.parquet').name}: is missing" in out
+    assert out.splitlines()[-1].endswith(": 3 problems"), out

@@ -11,12 +11,12 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from pipeline_runs import command, rubbish, samples
+from pipeline_runs import command, rubbish, samples, words
 
 KILLS = 20
 #: How many tasks more than there are shards done have been killed at most: so the kills go over the whole run.
@@ -31,11 +31,15 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def verified(run_file: Path, run: Path, *more: str) -> None:
-    words = command(run_file, run, *more)
-    words[words.index("run")] = "verify"
-    out = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert out.returncode == 0, out.stdout + out.stderr
+@pytest.fixture
+def verified(run_file: Path, geo_subset_here: Callable[..., tuple[int, str, str]]) -> Callable[..., None]:
+    """Asserts that `verify` finds nothing in a run folder."""
+
+    def check(run: Path, *more: str) -> None:
+        status, out, err = geo_subset_here(*words("verify", run_file, run, *more))
+        assert status == 0, out + err
+
+    return check
 
 
 def tasks(driver: int) -> list[psutil.Process]:
@@ -51,7 +55,7 @@ def tasks(driver: int) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_tasks_killed_twenty_times_over_twenty_shards(run_file, undisturbed, tmp_path):
+def test_tasks_killed_twenty_times_over_twenty_shards(run_file, undisturbed, verified, tmp_path):
     run, rng = tmp_path / "run", chance()
     killed = 0
     errors = tmp_path / "stderr"
@@ -79,17 +83,16 @@ def test_tasks_killed_twenty_times_over_twenty_shards(run_file, undisturbed, tmp
     assert len(list((run / "shards").glob("*.tar"))) == 20
     assert samples(run) == undisturbed[1]
     assert rubbish(run) == []
-    verified(run_file, run, *SHARDS_OF_25)
+    verified(run, *SHARDS_OF_25)
 
 
 @pytest.mark.slow
-def test_driver_killed_in_a_retry_pass(run_file, undisturbed, tmp_path):
+def test_driver_killed_in_a_retry_pass(run_file, undisturbed, verified, tmp_path):
     run, rng = tmp_path / "run", chance()
     subprocess.run(command(run_file, run), check=True, capture_output=True)
     before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (run / "shards").glob("[0-9]*")}
     counters = json.loads((run / "shards" / "_manifest.json").read_text())["counters"]
-    retry = [*command(run_file, run), "--retry-failed", "--reason=."]
-    retry[retry.index("run")] = "download"
+    retry = command(run_file, run, "--retry-failed", "--reason=.", what="download")
     manifest, records = run / "shards" / "_manifest.json", run / "shards" / "_records"
     # Once when the stage has been opened again, once when the pass has been declared begun.
     for begun in (lambda: not manifest.exists(), lambda: any(records.glob("retry-*.json"))):
@@ -115,7 +118,7 @@ def test_driver_killed_in_a_retry_pass(run_file, undisturbed, tmp_path):
     assert {name: now[name] for name in before} == before
     assert set(samples(run)) >= set(undisturbed[1])
     assert rubbish(run) == []
-    verified(run_file, run)
+    verified(run)
 
 
 @pytest.fixture
@@ -132,9 +135,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_clear_error_and_the_next_run_completes(run_file, undisturbed, small_disk):
+def test_a_full_disk_is_one_clear_error_and_the_next_run_completes(run_file, undisturbed, verified, small_disk):
     run = small_disk / "run"
-    out = subprocess.run(command(run_file, run), capture_output=True, text=True, check=False)
+    out = subprocess.run(command(run_file, run, what="download"), capture_output=True, text=True, check=False)
     assert out.returncode == 1
     assert "Traceback" not in out.stderr
     assert "no space left" in out.stderr.strip().splitlines()[-1]
@@ -147,8 +150,8 @@ def test_a_full_disk_is_one_clear_error_and_the_next_run_completes(run_file, und
             assert (len(body), hashlib.sha256(body).hexdigest()) == (entry["bytes"], entry["sha256"])
 
     subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
-    out = subprocess.run(command(run_file, run), capture_output=True, text=True, check=False)
+    out = subprocess.run(command(run_file, run, what="download"), capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
     assert samples(run) == undisturbed[1]
     assert rubbish(run) == []
-    verified(run_file, run)
+    verified(run)

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 from pipeline_runs import command, rubbish, samples, tables
 
 FOLDERS = {"places": "places", "retrieve": "matches", "merge": "samples", "download": "shards", "report": "report"}
@@ -32,12 +31,9 @@ def lives_on(driver):
     return False
 
 
-@pytest.mark.parametrize("stage", list(FOLDERS))
-def test_kill_driver_in_the_middle_of(stage, run_file, undisturbed, tmp_path):
-    seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
-    print(f"FAULT_SEED={seed}")
-    delay = random.Random(seed).uniform(0, {"retrieve": 0.6, "merge": 0.5, "download": 3.0}.get(stage, 0.0))
-    run = tmp_path / "run"
+def killed_in_the_middle(stage, rng, run_file, run):
+    """Kills a run's driver at a random moment of a stage. Returns what it left behind, Ray's workers among it."""
+    delay = rng.uniform(0, {"retrieve": 0.6, "merge": 0.5, "download": 3.0}.get(stage, 0.0))
     with subprocess.Popen(command(run_file, run), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
         while not in_the_middle(run, stage):
             assert lives_on(driver)
@@ -47,12 +43,28 @@ def test_kill_driver_in_the_middle_of(stage, run_file, undisturbed, tmp_path):
         orphans = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
     assert driver.returncode == -signal.SIGKILL
-    try:  # what the killed driver left behind, Ray's workers among it, lives on beside the second run for a while
-        again = subprocess.run(command(run_file, run), capture_output=True, text=True, check=False)
+    return orphans
+
+
+def test_kill_driver_in_the_middle_of_every_stage(run_file, undisturbed, tmp_path):
+    """What a killed driver left behind lives on beside the next run, which is killed one stage further on."""
+    seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
+    print(f"FAULT_SEED={seed}")
+    rng, run, orphans = random.Random(seed), tmp_path / "run", []
+    try:
+        for stage in FOLDERS:
+            left = killed_in_the_middle(stage, rng, run_file, run)
+            end(orphans)  # those of the kill before: five Rays at once would need more memory than a laptop has
+            orphans = left
+        last = subprocess.run(command(run_file, run), capture_output=True, text=True, check=False)
     finally:
-        for orphan in orphans:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                orphan.kill()
-    assert again.returncode == 0, again.stderr
+        end(orphans)
+    assert last.returncode == 0, last.stderr
     assert (tables(run), samples(run)) == undisturbed
     assert rubbish(run) == []
+
+
+def end(processes):
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

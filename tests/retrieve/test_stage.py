@@ -20,9 +20,13 @@ from geo_subset.runfolder import StageFolder
 COUNT = 60
 
 
+def all_places(folder):
+    places(folder, [{"place_id": f"list:{i}", "name": str(i), "queries": [f"place {i}"]} for i in range(COUNT)])
+
+
 @pytest.fixture
 def run_url(tmp_path):
-    places(str(tmp_path), [{"place_id": f"list:{i}", "name": str(i), "queries": [f"place {i}"]} for i in range(COUNT)])
+    all_places(str(tmp_path))
     return str(tmp_path)
 
 
@@ -30,6 +34,15 @@ def run(run_url, service, digit="d", **retrieve):
     service_settings = {"url": service.url, "retries": 0, "timeout": 60.0, **retrieve.pop("clip-service", {})}
     settings = run_settings(run_url, retrieve={"num_images": 5, "clip-service": service_settings, **retrieve})
     return stage.run(settings, StageFolder(run_url, "retrieve", digit * 64))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, tmp_path_factory):
+    """The files that a run makes of these places while nothing goes wrong."""
+    folder = str(tmp_path_factory.mktemp("undisturbed"))
+    all_places(folder)
+    with serve() as service:
+        return files(run(folder, service))
 
 
 def files(manifest):
@@ -54,12 +67,10 @@ def test_all_places_in_order_and_counters_add_up(ray_session, run_url):
     assert StageFolder(run_url, "retrieve", "d" * 64).finished() == manifest
 
 
-def test_failed_places_are_tried_again_and_leave_no_trace(ray_session, run_url):
+def test_failed_places_are_tried_again_and_leave_no_trace(undisturbed, run_url):
     async def fault(text, nth):
         return web.Response(status=500) if hash_of(text) % 5 == 0 and nth == 1 else None
 
-    with serve() as service:
-        undisturbed = files(run(run_url, service))
     with serve(fault) as service:
         manifest = run(run_url, service, digit="e")
         assert max(service.asked.values()) == 2
@@ -72,12 +83,10 @@ def hash_of(text):
     return int(text.split()[1]) if text.startswith("place ") else -1
 
 
-def test_too_many_failures_stop_the_stage_and_the_next_run_asks_only_for_those(ray_session, run_url):
+def test_too_many_failures_stop_the_stage_and_the_next_run_asks_only_for_those(undisturbed, run_url):
     async def broken(text, nth):
         return web.Response(status=500) if hash_of(text) % 10 == 3 else None
 
-    with serve() as service:
-        undisturbed = files(run(run_url, service))
     with serve(broken) as service:
         with pytest.raises(StageError, match=r"6 of 60 places failed \(http 500: 6; listed in .*failures\.parquet\)"):
             run(run_url, service, digit="f")
@@ -113,12 +122,10 @@ def test_a_backend_that_dies_is_not_asked_for_every_place(ray_session, tmp_path,
     assert len(service.asked) < 1500
 
 
-def test_a_backend_that_is_gone_ends_the_run_and_the_next_one_goes_on(ray_session, run_url):
+def test_a_backend_that_is_gone_ends_the_run_and_the_next_one_goes_on(undisturbed, run_url):
     async def gone(text, nth):
         return web.Response(status=502) if sum(service.asked.values()) > COUNT // 2 else None
 
-    with serve() as service:
-        undisturbed = files(run(run_url, service))
     with serve(gone) as service:
         with pytest.raises(StageError, match=r"no backend has answered for \d+ s \(.*http 502.*run again"):
             run(run_url, service, digit="e", **{"clip-service": {"deadline": 1.5, "retries": 1000}})
@@ -139,23 +146,21 @@ def test_few_failures_are_listed_and_the_stage_ends(ray_session, run_url):
     assert [(f["place_id"], f["query"], f["reason"]) for f in failures] == [("list:7", "place 7", "http 500")]
 
 
-@pytest.mark.parametrize(("actor", "places"), [("Worker", [20, 45]), ("Limiter", [20])])
-def test_a_killed_actor_is_replaced_and_its_work_done_again(ray_session, run_url, actor, places):
+def test_killed_actors_are_replaced_and_their_work_done_again(undisturbed, run_url):
+    wanted = {20: "Worker", 30: "Limiter", 45: "Worker"}
     killed = []
 
     async def kill(text, nth):
-        if len(killed) < len(places) and hash_of(text) in places:
+        actor = wanted.pop(hash_of(text), None)
+        if actor:
             running = psutil.Process().children(recursive=True)
             victim = next(p for p in running if f"ray::{actor}" in " ".join(p.cmdline()))
             killed.append(victim.pid)
             victim.kill()
-        return
 
-    with serve() as service:
-        undisturbed = files(run(run_url, service))
     with serve(kill) as service:
         manifest = run(run_url, service, digit="e")
-    assert killed
+    assert len(killed) == 3
     assert files(manifest) == undisturbed
 
 
