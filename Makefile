@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CLIP_VENV ?= .venv-clip
 BIN := $(VENV)/bin
+# Not compiled ahead: most of what the packages bring is never imported, and compiling it takes a minute.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # More side by side than a small machine has cores: most of a test's time is waiting for processes to start.
 EVERY_DAY := -m "not slow and not clip_retrieval" -n 3
@@ -19,12 +20,12 @@ help:
 
 $(VENV)/.core: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -e .
+	$(PIP) install --no-compile -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -e '.[dev]'
+	$(PIP) install --no-compile -e '.[dev]'
 	@touch $(VENV)/.core $@
 
 demo: $(VENV)/.core
