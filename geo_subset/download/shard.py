@@ -39,10 +39,11 @@ from geo_subset.download.splits import with_splits
 from geo_subset.errors import from_os_error
 from geo_subset.settings import DownloadSettings
 
-#: Threads to begin with and at most, where their number is not set.
-FEWEST, MOST = 32, 256
+#: Threads to begin with and at most, where their number is not set. Where hosts answer at once, few keep a CPU busy, and
+#: many get into each other's way.
+FEWEST, MOST = 4, 256
 #: Seconds between two looks at whether there is CPU for more threads.
-_LOOK = 1.0
+_LOOK = 0.25
 #: Bytes of all bodies over http_wire.LARGE that are being received or decoded at a time; while one is put together
 #: from its parts, it takes twice its size.
 _LARGE_BODIES = 128 << 20
@@ -82,12 +83,12 @@ def download_shard(
 
 
 def more_threads(now: int, cpu_share: float) -> int:
-    """How many threads to go on with when rows were waiting for one: half as many again while there is CPU to spare.
+    """How many threads to go on with when rows were waiting for one: twice as many while there is CPU to spare.
 
-    That is, while this process used less than 0.8 of one CPU: Python runs on no more than one, and what decoders use
+    That is, while this process used less than 0.9 of one CPU: Python runs on no more than one, and what decoders use
     beside it only says that there is work enough.
     """
-    return min(MOST, now + now // 2) if cpu_share < 0.8 else now
+    return min(MOST, 2 * now) if cpu_share < 0.9 else now
 
 
 @dataclass(frozen=True)
