@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import ipaddress
 import socket
 import threading
@@ -37,6 +38,7 @@ _CLOSED_V6 = [ipaddress.IPv6Network(network) for network in ("2001::/23", "2001:
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
+@functools.lru_cache(1 << 12)
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the open internet.
 
@@ -53,6 +55,15 @@ def is_public(address: str) -> bool:
             return ip in _UNICAST_V6 and not any(ip in network for network in _CLOSED_V6)
         ip = inner
     return not any(ip in network for network in _CLOSED_V4)
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a host already is; forms that only some resolvers take for one ('127.1') are none."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (socket.AF_INET, (host, 0)) if ip.version == 4 else (socket.AF_INET6, (host, 0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,9 @@ class Resolver:
 
         Raises TimeoutError at the deadline (time.monotonic()), OSError (most often socket.gaierror) if there is none.
         """
+        literal = _literal(host)
+        if literal is not None:
+            return (literal,)
         now = time.monotonic()
         with self._lock:
             known = self._names.get(host)

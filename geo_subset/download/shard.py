@@ -39,8 +39,8 @@ from geo_subset.download.splits import with_splits
 from geo_subset.errors import from_os_error
 from geo_subset.settings import DownloadSettings
 
-#: Threads to begin with and at most, where their number is not set. Where hosts answer at once, few keep a CPU busy, and
-#: many get into each other's way.
+#: Threads to begin with and at most, where their number is not set. Where hosts answer at once, few keep a CPU busy,
+#: and more get into each other's way.
 FEWEST, MOST = 4, 256
 #: Seconds between two looks at whether there is CPU for more threads.
 _LOOK = 0.25

@@ -29,8 +29,8 @@ class TarWriter:
         Raises OSError; ValueError if a name has more than 100 bytes or a body is of 8 GiB or more.
         """
         for extension in sorted(sample.keys() - {"__key__"}):
-            body = sample[extension]
-            self._add(f"{sample['__key__']}.{extension}".encode(), body.encode() if isinstance(body, str) else body)
+            name, body = _bytes(sample["__key__"]) + b"." + _bytes(extension), _bytes(sample[extension])
+            self._add(name, body)
 
     def close(self) -> None:
         """Writes the end-of-archive mark, and fills up the last record."""
@@ -47,3 +47,7 @@ class TarWriter:
         self._stream.write(header)
         self._stream.write(body)
         self._stream.write(bytes(-len(body) % tarfile.BLOCKSIZE))
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value

@@ -150,3 +150,18 @@ def test_names_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_that_cannot_be_one() -> None:
     with pytest.raises(socket.gaierror):
         Resolver().addresses("a" * 70 + ".org", soon())
+
+
+def test_what_is_an_address_already_is_not_looked_up():
+    asked = []
+
+    def look_up(host, *_arguments, **_options):
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    resolver = Resolver(look_up)
+    found = [resolver.addresses(host, time.monotonic() + 5) for host in ("192.0.2.7", "2001:db8::7", "127.1", "a.org")]
+    resolver.close()
+    assert asked == ["127.1", "a.org"]
+    assert found[0] == ((socket.AF_INET, ("192.0.2.7", 0)),)
+    assert found[1] == ((socket.AF_INET6, ("2001:db8::7", 0, 0, 0)),)
