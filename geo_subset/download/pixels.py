@@ -132,10 +132,10 @@ def resized(body: bytes, settings: DownloadSettings) -> Picture:
     head = header(body)
     size = _scaled_size(head.width, head.height, settings)
     if head.scans and body.rfind(_END_OF_JPEG, head.scans) < 0:
-        raise PictureError(reasons.TRUNCATED)  # some releases of OpenCV would make the rest grey
+        raise PictureError(reasons.TRUNCATED)
     part = _decoded_part(head, *size)
     with _memory.held(_bytes_needed(head, part, *size)):
-        image = _decoded_to_shrink(body, head, part) if math.prod(size) < head.width * head.height else None
+        image = _decoded_jpeg(body, head, part, shrunk=math.prod(size) < head.width * head.height)
         if image is None:
             image = _decoded(body, part)
         height, width = image.shape[:2]
@@ -258,17 +258,22 @@ def _bytes_needed(head: Header, part: int, width: int, height: int) -> int:
     return decoded + (18 if scaled else 3) * width * height
 
 
-def _decoded_to_shrink(body: bytes, head: Header, part: int) -> Any:
-    """A JPEG as `_decoded` gives it, but for its colour, in two thirds of the time. None: anything unusual about it."""
+def _decoded_jpeg(body: bytes, head: Header, part: int, shrunk: bool) -> Any:
+    """An array as from `_decoded`, in two thirds of the time if it is to be `shrunk`. None: no JPEG, or an unusual one.
+
+    Raises PictureError: TRUNCATED, which OpenCV would fill up with grey.
+    """
     if head.channels not in (1, 3):
         return None
     try:
         image = simplejpeg.decode_jpeg(
-            body, "GRAY" if head.channels == 1 else "BGR", fastupsample=True,
+            body, "GRAY" if head.channels == 1 else "BGR", fastupsample=shrunk,
             min_height=-(-head.height // part), min_width=-(-head.width // part),
         )  # fmt: skip
-    except ValueError:  # also for warnings: OpenCV passes over some of what is told here
-        return None
+    except ValueError as error:
+        if "premature end" in str(error).lower():
+            raise PictureError(reasons.TRUNCATED) from error
+        return None  # whatever libjpeg-turbo warns of: OpenCV passes over some of it
     return image[:, :, 0] if head.channels == 1 else image
 
 

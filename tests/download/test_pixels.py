@@ -357,9 +357,19 @@ def test_threads_with_large_pictures_wait_for_memory() -> None:
     assert int(done.stdout) < pixels.MEMORY / (1 << 20) + 400
 
 
+@pytest.mark.parametrize("size", [99, 9999])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_an_end_too_early_is_told_though_the_mark_of_the_end_is_there(size: int, progressive: bool) -> None:
+    body = encoded(photograph(), progressive=progressive)
+    with pytest.raises(PictureError) as caught:
+        resized(body[: len(body) // 2] + b"\xff\xd9", wish(image_size=size))
+    assert caught.value.reason == reasons.TRUNCATED
+
+
 def test_decoders_can_be_kept_from_printing(capfd: pytest.CaptureFixture[str]) -> None:
     body = encoded(photograph())
-    damaged = body[: len(body) // 2] + b"\xff\xd9"
+    scan = body.index(b"\xff\xda")
+    damaged = body[:scan] + b"\0\0\0" + body[scan:]
     resized(damaged, wish())
     assert "Corrupt JPEG data" in capfd.readouterr().err
     with pixels.silent_decoders():
