@@ -57,12 +57,18 @@ Settled = Mapping[str, tuple[str, str]]
 
 
 def download_shard(
-    samples: pa.Table, index: int, folder: Path, settings: DownloadSettings, settled: Settled | None = None
+    samples: pa.Table,
+    index: int,
+    folder: Path,
+    settings: DownloadSettings,
+    settled: Settled | None = None,
+    cpus: float = 1.0,
 ) -> tuple[ShardFiles, dict[str, int]]:
     """Downloads the images of a table of samples into a webdataset shard in `folder`, and checks it.
 
     Returns the files and the counts of `shards.check`. Keys are unique over all shards of one `samples_per_shard`.
     `settled`: uid -> (status, reason) of rows that are not to be asked for, as a retry pass has them; they stay failed.
+    `cpus`: how many the process may use.
     Raises StorageFullError: no space left in `folder`; DamagedShardError: the shard is not whole.
     """
     samples = with_splits(samples)
@@ -75,20 +81,17 @@ def download_shard(
                 writer.failure(position, *settled[uid])
             else:
                 waiting.append(position)
-        _Download(samples.take(pa.array(waiting, pa.int64())), waiting, settings, writer).run()
+        _Download(samples.take(pa.array(waiting, pa.int64())), waiting, settings, writer).run(cpus)
         writer.close()
         return writer.files, check(writer.files, uids, settings.encode_format)
     except OSError as error:
         raise from_os_error(error, f"writing a shard in {folder}") from error
 
 
-def more_threads(now: int, cpu_share: float) -> int:
-    """How many threads to go on with when rows were waiting for one: twice as many while there is CPU to spare.
-
-    That is, while this process used less than 0.9 of one CPU: Python runs on no more than one, and what decoders use
-    beside it only says that there is work enough.
-    """
-    return min(MOST, 2 * now) if cpu_share < 0.9 else now
+def more_threads(now: int, used: float, cpus: float) -> int:
+    """How many threads to go on with when rows were waiting for one: twice as many while less than 0.9 of the `cpus`
+    that the process may use was `used`."""
+    return min(MOST, 2 * now) if used < 0.9 * cpus else now
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,9 @@ class _Download:
         self._rested: dict[str, float] = {}
         self._closed: dict[str, str] = {}  # host that wants more rest than it gets -> the reason
 
-    def run(self) -> None:
+    def run(self, cpus: float) -> None:
         """Returns when every row is written."""
-        threads = _Threads(self._settings.threads)
+        threads = _Threads(self._settings.threads, cpus)
         with ThreadPoolExecutor(threads.most, "images") as pool:
             while True:
                 wait = self._hand_out(pool, threads)
@@ -243,8 +246,9 @@ class _Download:
 class _Threads:
     """How many rows are in work at a time: as set, or else found out."""
 
-    def __init__(self, wanted: int | None) -> None:
+    def __init__(self, wanted: int | None, cpus: float) -> None:
         self.number, self.most = (wanted, wanted) if wanted else (FEWEST, MOST)
+        self._cpus = cpus
         self._suffice = False
         self._looked, self._cpu = time.monotonic(), time.process_time()
 
@@ -258,7 +262,7 @@ class _Threads:
             return
         cpu = time.process_time()
         if not self._suffice:
-            self.number = more_threads(self.number, (cpu - self._cpu) / (now - self._looked))
+            self.number = more_threads(self.number, (cpu - self._cpu) / (now - self._looked), self._cpus)
         self._suffice, self._looked, self._cpu = False, now, cpu
 
 

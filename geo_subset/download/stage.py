@@ -52,7 +52,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     total = sum(shard.rows for shard in shards)
     done = total - sum(shard.rows for shard in waiting)
     with progress.track("download", total, "images", done) as advance:
-        arguments = (settings.download, folder, lists)
+        arguments = (settings.download, settings.cluster.cpus_per_worker, folder, lists)
         for outcome in cluster.run_tasks(make_shard, waiting, arguments, settings.cluster):
             if outcome.error is None:
                 records[outcome.unit.name] = outcome.result
@@ -98,7 +98,9 @@ def retry_failed(settings: Settings, folder: StageFolder, pattern: str | None = 
     return run(settings, folder)
 
 
-def make_shard(shard: Shard, settings: DownloadSettings, folder: StageFolder, lists: Sequence[str]) -> Record:
+def make_shard(
+    shard: Shard, settings: DownloadSettings, cpus: float, folder: StageFolder, lists: Sequence[str]
+) -> Record:
     """Makes, checks, publishes and records one shard; `lists` are those of all retry passes. Runs on a worker."""
     # These take seconds to import: not on the driver.
     from geo_subset.download.pixels import silent_decoders
@@ -109,7 +111,7 @@ def make_shard(shard: Shard, settings: DownloadSettings, folder: StageFolder, li
     settled = index.settled_in(shard, folder, lists[shard.retry :])
     with storage.scratch_folder() as scratch:
         with silent_decoders():
-            made, counters = download_shard(samples, shard.index, scratch, settings, settled)
+            made, counters = download_shard(samples, shard.index, scratch, settings, settled, cpus)
         if (record := folder.recorded(shard.name)) is not None:
             return record
         files = [

@@ -185,11 +185,11 @@ def test_threads_are_added_while_requests_wait_and_there_is_cpu(web: Web, tmp_pa
     assert max(seen) > FEWEST
 
 
-@given(st.integers(FEWEST, MOST), st.floats(0, 4))
-def test_the_number_of_threads_grows_to_a_bound_and_only_with_cpu_to_spare(now: int, cpu_share: float) -> None:
-    then = more_threads(now, cpu_share)
+@given(st.integers(FEWEST, MOST), st.floats(0, 4), st.floats(0.1, 4))
+def test_the_number_of_threads_grows_to_a_bound_and_only_with_cpu_to_spare(now: int, used: float, cpus: float) -> None:
+    then = more_threads(now, used, cpus)
     assert now <= then <= MOST
-    assert (then > now) == (now < MOST and cpu_share < 0.9)
+    assert (then > now) == (now < MOST and used < 0.9 * cpus)
 
 
 def failing(web: Web, path: str, status: int, times: int, headers: dict[str, str] | None = None) -> str:

@@ -126,11 +126,11 @@ def test_a_task_that_outlived_its_run_changes_nothing(web: Web, tmp_path: Path) 
     manifest = stage.run(settings, folder)
     before = {path: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
     (shard, *_) = plan([(entry.path, entry.rows) for entry in merge_files(tmp_path)], 4, folder.tag)
-    assert stage.make_shard(shard, settings.download, folder, []) == manifest.units[0]
+    assert stage.make_shard(shard, settings.download, 1.0, folder, []) == manifest.units[0]
     assert {path: path.read_bytes() for path in (tmp_path / "shards").iterdir()} == before
     # The same while the run that took over is still going on.
     folder.start(4)
-    assert stage.make_shard(shard, settings.download, folder, []).files == manifest.units[0].files
+    assert stage.make_shard(shard, settings.download, 1.0, folder, []).files == manifest.units[0].files
     assert {path: path.read_bytes() for path in before if path.name[0] == "0"} == {
         path: body for path, body in before.items() if path.name[0] == "0"
     }
