@@ -43,7 +43,7 @@ from geo_subset.settings import DownloadSettings
 #: and more get into each other's way.
 FEWEST, MOST = 4, 256
 #: Seconds between two looks at whether there is CPU for more threads.
-_LOOK = 0.25
+_LOOK = 0.1
 #: Bytes of all bodies over http_wire.LARGE that are being received or decoded at a time; while one is put together
 #: from its parts, it takes twice its size.
 _LARGE_BODIES = 128 << 20
