@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 CLIP_VENV ?= .venv-clip
 BIN := $(VENV)/bin
-# Not compiled ahead: most of what the packages bring is never imported, and compiling it takes a minute.
+# pip compiles one file after the other, tests of packages among them: that takes longer than all the rest.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 # More side by side than a small machine has cores: most of a test's time is waiting for processes to start.
 EVERY_DAY := -m "not slow and not clip_retrieval" -n 3
 
@@ -21,11 +22,13 @@ help:
 $(VENV)/.core: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-compile -e .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-compile -e '.[dev]'
+	$(COMPILE)
 	@touch $(VENV)/.core $@
 
 demo: $(VENV)/.core

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -152,15 +153,16 @@ def test_killed_actors_are_replaced_and_their_work_done_again(undisturbed, run_u
 
     async def kill(text, nth):
         actor = wanted.pop(hash_of(text), None)
-        if actor:
-            running = psutil.Process().children(recursive=True)
-            victim = next(p for p in running if f"ray::{actor}" in " ".join(p.cmdline()))
-            killed.append(victim.pid)
-            victim.kill()
+        for process in psutil.Process().children(recursive=True) if actor else []:
+            with contextlib.suppress(psutil.Error):  # it has just ended by itself, as workers that idle do
+                if f"ray::{actor}" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(actor)
+                    return
 
     with serve(kill) as service:
         manifest = run(run_url, service, digit="e")
-    assert len(killed) == 3
+    assert set(killed) == {"Worker", "Limiter"}
     assert files(manifest) == undisturbed
 
 
