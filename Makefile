@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 CLIP_VENV ?= .venv-clip
 BIN := $(VENV)/bin
-# pip compiles one file after the other, tests of packages among them: that takes longer than all the rest.
+# pip compiles one file after the other, tests of packages among them: that takes a minute more.
+# Some packages hold files that this Python cannot compile, and never imports.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 # More side by side than a small machine has cores: most of a test's time is waiting for processes to start.
