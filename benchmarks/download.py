@@ -4,7 +4,7 @@
     https-skew   20 hosts hold 38 % of the images, the others are spread over thousands
     http         every image on a host of its own
     latency      http and https, every image on a host of its own that takes 200 ms to answer; default threads, and
-                 all CPUs (elsewhere geo_subset adds threads up to one CPU a process)
+                 all CPUs (elsewhere geo_subset resizes on the one thread that fetches)
     workers      https-skew: the stage on Ray with two workers, against processes_count=2
     limit        50 ms an answer, 5,000 hosts with the skew: how many requests a host sees at a time, and what keeping
                  to requests_per_host costs
@@ -292,7 +292,7 @@ def limit(hosts: image_host.Hosts, count: int, repeats: int) -> None:
 
 
 def profile(hosts: image_host.Hosts, count: int) -> None:
-    """One thread that does what a shard's threads do; every image on its own host, then all on one."""
+    """What is done for each image, one after the other; every image on its own host, then all on one."""
     from geo_subset.download.fetch import Terms, fetch
     from geo_subset.download.http_client import Client
     from geo_subset.download.img2dataset_adapter import ShardWriter
@@ -310,9 +310,9 @@ def profile(hosts: image_host.Hosts, count: int) -> None:
                 writer = ShardWriter(table, 0, Path(folder), max(2, count), "jpg")
                 for position, url in enumerate(table["url"].to_pylist()):
                     marks = [time.process_time()]
-                    body = fetch(client, url, terms)
+                    body, head = fetch(client, url, terms)
                     marks.append(time.process_time())
-                    picture = resized(body, settings)
+                    picture = resized(body, head, settings)
                     marks.append(time.process_time())
                     digest = hashlib.sha256(body).hexdigest()
                     marks.append(time.process_time())

@@ -134,7 +134,10 @@ class _Host:
             task.add_done_callback(tasks.discard)
 
     def told(self) -> None:
-        message = self.pipe.recv()
+        try:
+            message = self.pipe.recv()
+        except EOFError:  # the benchmark was killed
+            raise SystemExit from None
         if message is None:
             self.pipe.send(Seen(self.requests, self.connections, self.peak))
             self.requests = self.connections = self.peak = 0

@@ -53,11 +53,11 @@ def images() -> dict[str, bytes]:
 
 
 def ours(form: str, quality: int) -> Callable[[bytes], bytes]:
-    from geo_subset.download.pixels import resized
+    from geo_subset.download.pixels import header, resized
     from geo_subset.settings import DownloadSettings
 
     settings = DownloadSettings(image_size=SIZE, encode_format=form, encode_quality=quality)  # type: ignore[arg-type]
-    return lambda body: resized(body, settings).data
+    return lambda body: resized(body, header(body), settings).data
 
 
 def resizer(form: str, quality: int) -> Callable[[bytes], bytes]:

@@ -151,7 +151,7 @@ class DownloadSettings(_Section):
     retries: Count = 1
     """Further tries, only after failures that may pass."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Images in work at a time per worker process; none: found out as it works."""
+    """Images in work at a time per worker process; none: up to 256."""
     requests_per_host: PositiveInt = 8
     """Requests that one worker process has open to a registered domain at a time."""
     rate_per_host: Annotated[float, Field(gt=0)] | None = None

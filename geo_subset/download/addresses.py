@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from geo_subset.download.waiting import result_of
+
 #: Seconds that an answer of the resolver is used for. It does not tell for how long the name's owner would allow.
 GOOD_FOR = 300.0
 BAD_FOR = 30.0
@@ -98,10 +100,7 @@ class Resolver:
                 if len(self._names) >= _MAX_NAMES:
                     del self._names[next(iter(self._names))]
                 known = self._names[host] = self._pool.submit(self._ask, host)
-        try:
-            answer = known.result(max(0.0, deadline - now))
-        except concurrent.futures.TimeoutError as error:  # not yet the builtin one in Python 3.10
-            raise TimeoutError(f"looking up {host}") from error
+        answer = result_of(known, deadline)
         if answer.error is not None:
             raise answer.error.with_traceback(None)
         return answer.addresses

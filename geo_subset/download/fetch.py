@@ -18,7 +18,7 @@ import geo_subset
 from geo_subset.download import reasons
 from geo_subset.download.http_client import BeforeLarge, Client, Response
 from geo_subset.download.http_wire import Headers
-from geo_subset.download.pixels import PictureError, header
+from geo_subset.download.pixels import Header, PictureError, header
 from geo_subset.download.reasons import FetchError
 from geo_subset.retry_after import seconds
 
@@ -49,16 +49,15 @@ class Terms:
         return {"User-Agent": _NOT_IN_A_HEADER.sub("?", agent), "Accept": "image/*,*/*;q=0.5"}
 
 
-def fetch(client: Client, url: str, terms: Terms, before_large: BeforeLarge | None = None) -> bytes:
-    """The bytes of the image at `url`: its format and size in pixels were seen in its header; it was not decoded.
+def fetch(client: Client, url: str, terms: Terms, before_large: BeforeLarge | None = None) -> tuple[bytes, Header]:
+    """The bytes of the image at `url` and what its header says; it was not decoded.
 
     `before_large`: see `Client.get`; called again if a redirect leads to another body.
     Raises FetchError; its `may_pass` tells whether it is worth another try, its `retry_after` after how long.
     """
     try:
         body = _body(client, url, terms, before_large)
-        header(body)
-        return body
+        return body, header(body)
     except FetchError:
         raise
     except PictureError as error:

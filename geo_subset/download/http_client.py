@@ -1,16 +1,18 @@
-"""HTTP/1.1 for one process and many threads: pooled connections, names looked up once, one TLS context, no redirects.
+"""HTTP/1.1 for one process: pooled connections, names looked up once, one TLS context, no redirects.
 
-All of an exchange (look-up, connecting, TLS, each drip of the answer) ends at its deadline, and the address that is
-connected to has been checked. Proxies of the environment are not used: a proxy would look up and connect on its own,
-past that check.
+Sockets do not block; what waits for them is `waiting`. All of an exchange (look-up, connecting, TLS, each drip of the
+answer) ends at its deadline, and the address that is connected to has been checked. Proxies of the environment are not
+used: a proxy would look up and connect on its own, past that check.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import functools
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -19,11 +21,13 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from geo_subset.download import reasons
 from geo_subset.download.addresses import Address, LookUp, Resolver, is_public
 from geo_subset.download.http_wire import Head, Headers, Stream, read_body, read_head
 from geo_subset.download.reasons import FetchError
+from geo_subset.download.waiting import until_readable, until_writable
 
 #: Connections that wait for another request: how many, over all hosts, and for how long.
 MAX_IDLE = 256
@@ -39,6 +43,8 @@ _HOST = re.compile(r"[0-9a-z_-]+(\.[0-9a-z_-]+)*\.?\Z", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _QUOTE_SAFE = "%/:=&?~#+!$,;'@()*[]|"
 
+T = TypeVar("T")
+Until = Callable[[socket.socket, float], None]
 AddressCheck = Callable[[str], bool]
 Wanted = Callable[[Headers], bool]
 BeforeLarge = Callable[[float], None]
@@ -63,7 +69,7 @@ class _Place:
 
 
 class Client:
-    """Asks for URLs. Any number of threads may use one; a process needs no more than one.
+    """Asks for URLs. Any number of threads, and of a loop's tasks, may use one; a process needs no more than one.
 
     `address_allowed` is asked before an IP address is connected to. `ca_file` (more roots to trust) and `look_up` (in
     place of socket.getaddrinfo) are there for tests.
@@ -97,7 +103,7 @@ class Client:
 
         `wanted(headers)` is asked before the body of a 2xx answer is read.
         `before_large(deadline)` is called once before more than http_wire.LARGE bytes of a body are held; it may wait
-        and may raise FetchError. So the bodies that a process holds are bounded by LARGE times its threads and
+        and may raise FetchError. So the bodies that a process holds are bounded by LARGE times its requests and
         `max_bytes` times whom `before_large` lets in.
         Raises FetchError, as `reasons` lists them.
         """
@@ -128,8 +134,10 @@ class Client:
         if place.scheme == "http":
             return sock
         try:
-            sock.settimeout(_left(deadline))
-            return self._tls.wrap_socket(sock, server_hostname=place.host.rstrip("."))
+            name = place.host.rstrip(".")
+            sock = tls = self._tls.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=name)
+            _when_ready(tls, deadline, tls.do_handshake)
+            return tls
         except BaseException:
             sock.close()
             raise
@@ -138,11 +146,12 @@ class Client:
         """Each address gets an equal share of the time left, and is used as it was checked: no second look-up."""
         for tried, (family, address) in enumerate(addresses):
             sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
             # Or the request waits until the end of the TLS handshake is acknowledged: up to 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
-                sock.settimeout(_left(deadline) / (len(addresses) - tried))
-                sock.connect((address[0], place.port, *address[2:]))
+                share = _left(deadline) / (len(addresses) - tried)
+                _open(sock, (address[0], place.port, *address[2:]), time.monotonic() + share)
             except BaseException as error:
                 sock.close()
                 if not isinstance(error, OSError) or tried == len(addresses) - 1:
@@ -229,7 +238,6 @@ class _Idle:
 
 def _is_quiet(sock: socket.socket) -> bool:
     try:
-        sock.settimeout(0)
         sock.recv(1)
     except (BlockingIOError, ssl.SSLWantReadError):
         return True
@@ -240,11 +248,38 @@ def _is_quiet(sock: socket.socket) -> bool:
 
 class _Receiver:
     def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock, self.deadline = sock, deadline
+        self._receive, self._sock, self.deadline = functools.partial(sock.recv, _BLOCK), sock, deadline
 
     def __call__(self) -> bytes:
-        self._sock.settimeout(_left(self.deadline))
-        return self._sock.recv(_BLOCK)
+        return _when_ready(self._sock, self.deadline, self._receive)
+
+
+def _open(sock: socket.socket, address: tuple[Any, ...], deadline: float) -> None:
+    error = sock.connect_ex(address)
+    if error == errno.EINPROGRESS:
+        until_writable(sock, deadline)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
+    while data:
+        data = data[_when_ready(sock, deadline, functools.partial(sock.send, data), until_writable) :]
+
+
+def _when_ready(sock: socket.socket, deadline: float, work: Callable[[], T], blocked: Until = until_readable) -> T:
+    """What `work` returns once `sock` is ready for it. `blocked` waits if it is not; TLS tells what it waits for."""
+    while True:
+        _left(deadline)
+        try:
+            return work()
+        except BlockingIOError:
+            blocked(sock, deadline)
+        except ssl.SSLWantReadError:
+            until_readable(sock, deadline)
+        except ssl.SSLWantWriteError:
+            until_writable(sock, deadline)
 
 
 def _exchange(connection: _Connection, asked: _Asked, idle: _Idle) -> Response | None:
@@ -276,8 +311,7 @@ def _exchange(connection: _Connection, asked: _Asked, idle: _Idle) -> Response |
 
 def _ask(connection: _Connection, asked: _Asked, stream: Stream) -> Head | None:
     try:
-        connection.sock.settimeout(_left(asked.deadline))
-        connection.sock.sendall(asked.request)
+        _send(connection.sock, asked.request, asked.deadline)
         return read_head(stream)
     except (ConnectionError, ssl.SSLError):
         if stream.begun or not connection.used:

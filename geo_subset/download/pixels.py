@@ -79,7 +79,7 @@ _SCAN, _END_OF_JPEG = 0xDA, b"\xff\xd9"
 #: glibc's mallopt (malloc.h): which blocks are mapped on their own, and how much that is free is kept, in bytes.
 _MALLOPT = {-3: 8 << 20, -1: 16 << 20}
 
-cv2.setNumThreads(0)  # the shard's own threads are what runs in parallel
+cv2.setNumThreads(0)  # whole pictures are what runs in parallel
 if hasattr(ctypes.CDLL(None), "mallopt"):
     # By default the memory of a picture goes back to the system and is taken anew for the next one: 500 page faults an
     # image of 512 x 384 pixels, a quarter of its CPU.
@@ -122,16 +122,14 @@ class Header:
     coefficients: int = 0
 
 
-def resized(body: bytes, settings: DownloadSettings) -> Picture:
-    """Decodes an image (of an animation: its first), resizes and encodes it as `settings` say.
+def resized(body: bytes, head: Header, settings: DownloadSettings) -> Picture:
+    """Decodes an image (of an animation: its first), resizes and encodes it as `settings` say. `head`: its header.
 
     `keep_ratio` and `keep_ratio_largest` never enlarge: that adds no information. `center_crop` and `border` do, as
     they promise one shape for all images. Waits while other threads hold the memory that the image needs.
 
-    Raises PictureError with NOT_AN_IMAGE, TOO_MANY_PIXELS, TOO_SMALL, ASPECT_RATIO, TRUNCATED or UNDECODABLE, and
-    MemoryError.
+    Raises PictureError with TOO_MANY_PIXELS, TOO_SMALL, ASPECT_RATIO, TRUNCATED or UNDECODABLE, and MemoryError.
     """
-    head = header(body)
     size = _scaled_size(head.width, head.height, settings)
     if head.scans and body.rfind(_END_OF_JPEG, head.scans) < 0:
         raise PictureError(reasons.TRUNCATED)

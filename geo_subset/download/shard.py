@@ -1,27 +1,26 @@
-"""Makes one shard: fetches its images with many threads, resizes them and writes them as img2dataset would.
+"""Makes one shard: fetches its images, hundreds at a time, resizes them and writes them as img2dataset would.
 
-One thread, the caller's, owns the schedule, the retries and the files; the others fetch and resize one image at a time.
-Nothing is put on anything but the schedule, so that a pause (a host's rest, a retry's backoff) holds no thread.
+One thread does it all, as a web server does: while a host is waited for, it fetches from others, or resizes. Two
+threads would hand Python's lock to and fro a dozen times an image; a node's other CPUs have processes of their own.
+Only large pictures, and all where the process may use several CPUs, are resized on other threads. Nothing is put on
+anything but the schedule, so that a pause (a host's rest, a retry's backoff) holds nothing up.
 
 Memory of a process, whatever the hosts send, beside what interpreter and libraries take (some 250 MB): bodies of up to
-2 MB (`http_wire.LARGE`) for each thread, 512 MB for 256 of them; larger bodies 256 MB in all (twice `_LARGE_BODIES`);
-pictures while they are decoded and resized 768 MB in all (`pixels.MEMORY`). A body that turns out to be a large one
-while there is no room is dropped, and its row put aside until there is: waiting with the connection open would use up
-the time that the host has.
+2 MB (`http_wire.LARGE`) for each image in work, 512 MB for 256 of them; larger bodies 256 MB in all (twice
+`_LARGE_BODIES`); pictures while they are decoded and resized 768 MB in all (`pixels.MEMORY`), and a small one. A body
+that turns out to be a large one while there is no room is dropped, and its row put aside until there is: waiting with
+the connection open would use up the time that the host has.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import queue
 import random
-import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,18 +31,20 @@ from geo_subset.download.fetch import Terms, fetch
 from geo_subset.download.hosts import Schedule, Wait
 from geo_subset.download.http_client import Client
 from geo_subset.download.img2dataset_adapter import ShardWriter
-from geo_subset.download.pixels import Picture, PictureError, resized
+from geo_subset.download.pixels import Header, Picture, PictureError, resized
 from geo_subset.download.reasons import FetchError
 from geo_subset.download.shards import ShardFiles, check
 from geo_subset.download.splits import with_splits
+from geo_subset.download.waiting import Loop, give_way, result_of
 from geo_subset.errors import from_os_error
 from geo_subset.settings import DownloadSettings
 
-#: Threads to begin with and at most, where their number is not set. Where hosts answer at once, few keep a CPU busy,
-#: and more get into each other's way.
-FEWEST, MOST = 4, 256
-#: Seconds between two looks at whether there is CPU for more threads.
+#: Images in work at a time where their number is not set: enough for 1,000 a second from hosts that take 200 ms.
+AT_A_TIME = 256
+#: Seconds after which rows are looked for again at the latest.
 _LOOK = 0.1
+#: Pixels of a picture that sockets can wait for while it is decoded: some 30 ms. Larger ones go to another thread.
+_SMALL = 4_000_000
 #: Bytes of all bodies over http_wire.LARGE that are being received or decoded at a time; while one is put together
 #: from its parts, it takes twice its size.
 _LARGE_BODIES = 128 << 20
@@ -53,6 +54,7 @@ _BACKOFF, _LONGEST_BACKOFF = 1.0, 30.0
 #: Seconds of rest that one host gets in one shard; when it asks for more, its other rows are left to a retry pass.
 _REST = 60.0
 
+_Resize = Callable[[bytes, Header], tuple[Picture, str]]
 Settled = Mapping[str, tuple[str, str]]
 
 
@@ -88,31 +90,12 @@ def download_shard(
         raise from_os_error(error, f"writing a shard in {folder}") from error
 
 
-def more_threads(now: int, used: float, cpus: float) -> int:
-    """How many threads to go on with when rows were waiting for one: twice as many while less than 0.9 of the `cpus`
-    that the process may use was `used`."""
-    return min(MOST, 2 * now) if used < 0.9 * cpus else now
-
-
-@dataclass(frozen=True)
-class _Try:
-    """What one try at a row led to: a picture, or the status and the error for which there is none."""
-
-    row: int
-    large: bool
-    """Whether it holds one of the permits for large bodies."""
-    picture: Picture | None = None
-    sha256: str = ""
-    status: str = ""
-    error: FetchError | PictureError | None = None
-
-
 class _NoRoomError(FetchError):
     """The body is a large one, and there are enough of them in memory."""
 
 
 class _Download:
-    """The work on one shard's rows. All of its state belongs to the thread that calls `run`, the queue excepted."""
+    """The work on one shard's rows. All of it but the resizing belongs to the thread that calls `run`."""
 
     def __init__(
         self, samples: pa.Table, positions: list[int], settings: DownloadSettings, writer: ShardWriter
@@ -125,9 +108,9 @@ class _Download:
             settings.disallowed_header_directives,
         )  # fmt: skip
         self._schedule = Schedule(self._hosts, settings.requests_per_host, settings.rate_per_host)
-        self._large = threading.Semaphore(max(1, _LARGE_BODIES // settings.max_bytes))
-        self._ended: queue.SimpleQueue[_Try] = queue.SimpleQueue()
-        self._in_work = 0
+        self._most = settings.threads or AT_A_TIME
+        self._room = max(1, _LARGE_BODIES // settings.max_bytes)  # for so many large bodies more
+        self._in_work = self._fetched = 0
         self._aside: deque[int] = deque()  # rows with a large body, until there is room
         self._tries = [0] * len(positions)
         self._rest_until: dict[str, float] = {}
@@ -136,57 +119,79 @@ class _Download:
 
     def run(self, cpus: float) -> None:
         """Returns when every row is written."""
-        threads = _Threads(self._settings.threads, cpus)
-        with ThreadPoolExecutor(threads.most, "images") as pool:
-            while True:
-                wait = self._hand_out(pool, threads)
-                if wait is None:
-                    return
-                try:
-                    ended = self._ended.get(timeout=wait)
-                except queue.Empty:
-                    continue
-                self._in_work -= 1
-                self._settle(ended)
-                if ended.large:
-                    self._large.release()
+        # With one CPU, a second thread would only get into the way of this one.
+        small = _SMALL if cpus < 2 else 0
+        with ThreadPoolExecutor(max(1, round(cpus)), "images") as pool, Loop() as loop:
+            resize = functools.partial(self._resized, pool, small)
+            while (wait := self._hand_out(loop, resize)) is not None:
+                loop.turn(wait)
 
-    def _hand_out(self, pool: ThreadPoolExecutor, threads: _Threads) -> float | None:
-        """Gives rows to all threads that are free. Returns for how long nothing else can be done; None: all is done."""
+    def _hand_out(self, loop: Loop, resize: _Resize) -> float | None:
+        """Begins as many rows as there may be. Returns for how long nothing else can be done; None: all is done."""
         now = time.monotonic()
-        threads.look(now)
-        while self._in_work < threads.number:
-            if self._aside and self._large.acquire(blocking=False):
-                self._start(pool, self._aside.popleft(), room=True)
+        # Bodies that wait to be resized only take memory; but with too few of them, hosts that are slow are asked late.
+        while self._in_work < self._most and self._fetched <= self._most // 2:
+            if self._aside and self._room:
+                self._room -= 1
+                loop.start(self._work, resize, self._aside.popleft(), True)
                 continue
             step = self._schedule.take(now)
             if step is None:
-                return None
+                return _LOOK if self._in_work else None
             if isinstance(step, Wait):
-                threads.suffice()
-                return min(_LOOK, step.seconds) if step.seconds is not None else _LOOK
+                return _LOOK if step.seconds is None else step.seconds
             if self._hosts[step] in self._closed:
-                self._fail(step, FetchError(self._closed[self._hosts[step]], "not asked: its host wants rest"))
+                error = FetchError(self._closed[self._hosts[step]], "not asked: its host wants rest")
+                self._fail(step, "failed_to_download", error)
             else:
-                self._start(pool, step, room=False)
+                loop.start(self._work, resize, step, False)
         return _LOOK
 
-    def _start(self, pool: ThreadPoolExecutor, row: int, room: bool) -> None:
-        self._in_work += 1
-        pool.submit(self._work, row, room)
+    def _work(self, resize: _Resize, row: int, large: bool) -> None:
+        """One try at a row, a task of the loop. `large`: whether it has room for a large body."""
 
-    def _settle(self, ended: _Try) -> None:
-        row, error = ended.row, ended.error
-        if ended.picture is not None:
-            self._writer.success(self._positions[row], ended.picture, ended.sha256)
+        def make_room(_deadline: float) -> None:
+            nonlocal large
+            if not large:
+                if not self._room:
+                    raise _NoRoomError(reasons.TOO_LARGE, "no room")
+                self._room -= 1
+                large = True
+
+        self._in_work += 1
+        status, error = "failed_to_download", None
+        try:
+            body, head = fetch(self._client, self._urls[row] or "", self._terms, make_room)
+            status = "failed_to_resize"
+            picture, sha256 = resize(body, head)
+        except (FetchError, PictureError) as failed:
+            error = failed
+        except Exception as failed:  # noqa: BLE001 - a bug, or no memory: counted, and the other rows go on
+            error = FetchError(reasons.OTHER, repr(failed))
+        finally:
+            self._in_work -= 1
+            self._room += large
+        if error is None:
+            self._writer.success(self._positions[row], picture, sha256)
             self._schedule.done(row)
-        elif isinstance(error, _NoRoomError):
+            return
+        # Traceback and this frame would keep the body alive until the garbage collector comes by.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        if isinstance(error, _NoRoomError):
             self._aside.append(row)
-        elif isinstance(error, FetchError) and self._is_tried_again(row, error):
-            pass
-        else:
-            assert error is not None
-            self._fail(row, error, ended.status)
+        elif not (isinstance(error, FetchError) and self._is_tried_again(row, error)):
+            self._fail(row, status, error)
+
+    def _resized(self, pool: ThreadPoolExecutor, small: int, body: bytes, head: Header) -> tuple[Picture, str]:
+        """What is stored of an image, and the SHA-256 of what it was made from."""
+        self._fetched += 1
+        try:
+            if head.width * head.height > small:
+                return result_of(pool.submit(_stored, body, head, self._settings))
+            give_way()
+            return _stored(body, head, self._settings)
+        finally:
+            self._fetched -= 1
 
     def _is_tried_again(self, row: int, error: FetchError) -> bool:
         """Whether the row goes back to the schedule. To wait as long as the host asked for does not count as a try."""
@@ -212,58 +217,13 @@ class _Download:
         self._schedule.again(row, now + random.uniform(0, longest))
         return True
 
-    def _fail(self, row: int, error: FetchError | PictureError, status: str = "failed_to_download") -> None:
+    def _fail(self, row: int, status: str, error: FetchError | PictureError) -> None:
         self._writer.failure(self._positions[row], status, str(error))
         self._schedule.done(row)
 
-    # --- on the other threads --------------------------------------------------------------------------------------
 
-    def _work(self, row: int, room: bool) -> None:
-        """One try at a row; never raises: the row would be waited for for ever."""
-        large, status = room, "failed_to_download"
-
-        def make_room(_deadline: float) -> None:
-            nonlocal large
-            if not large:
-                if not self._large.acquire(blocking=False):
-                    raise _NoRoomError(reasons.TOO_LARGE, "no room")
-                large = True
-
-        try:
-            body = fetch(self._client, self._urls[row] or "", self._terms, make_room)
-            status = "failed_to_resize"
-            picture = resized(body, self._settings)
-            ended = _Try(row, large, picture, hashlib.sha256(body).hexdigest())
-        except (FetchError, PictureError) as error:
-            # Error, traceback and this frame would keep the body alive until the garbage collector comes by.
-            error.__traceback__ = error.__cause__ = error.__context__ = None
-            ended = _Try(row, large, status=status, error=error)
-        except Exception as error:  # noqa: BLE001 - a bug, or no memory: counted, and the other rows go on
-            ended = _Try(row, large, status=status, error=FetchError(reasons.OTHER, repr(error)))
-        self._ended.put(ended)
-
-
-class _Threads:
-    """How many rows are in work at a time: as set, or else found out."""
-
-    def __init__(self, wanted: int | None, cpus: float) -> None:
-        self.number, self.most = (wanted, wanted) if wanted else (FEWEST, MOST)
-        self._cpus = cpus
-        self._suffice = False
-        self._looked, self._cpu = time.monotonic(), time.process_time()
-
-    def suffice(self) -> None:
-        """A thread was free and no row could be given to it."""
-        self._suffice = True
-
-    def look(self, now: float) -> None:
-        """Takes more threads now and then, if all were busy since the last time."""
-        if self.number == self.most or now - self._looked < _LOOK:
-            return
-        cpu = time.process_time()
-        if not self._suffice:
-            self.number = more_threads(self.number, (cpu - self._cpu) / (now - self._looked), self._cpus)
-        self._suffice, self._looked, self._cpu = False, now, cpu
+def _stored(body: bytes, head: Header, settings: DownloadSettings) -> tuple[Picture, str]:
+    return resized(body, head, settings), hashlib.sha256(body).hexdigest()
 
 
 @functools.lru_cache(maxsize=2)

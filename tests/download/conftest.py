@@ -131,7 +131,7 @@ def web() -> Iterator[Web]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        request_queue_size = 64
+        request_queue_size = 512
 
         def finish_request(self, request: Any, client_address: Any) -> None:
             if site.tls is not None:

@@ -44,15 +44,15 @@ def reason(client: Client, url: str, on: Terms | None = None) -> str:
 
 def test_an_image_arrives_as_it_was_sent(web: Web, client: Client) -> None:
     body = image_bytes()
-    assert fetch(client, web.serve("/a.jpg", body), terms()) == body
+    assert fetch(client, web.serve("/a.jpg", body), terms())[0] == body
 
 
 def test_paths_in_any_script_are_asked_for_as_browsers_do(web: Web, client: Client) -> None:
     body = image_bytes()
     web.serve("/caf%C3%A9%20%281%29.jpg", body)
     web.serve("/caf%C3%A9%20(1).jpg?x=%20", body)
-    assert fetch(client, web.url + "/caf%C3%A9%20%281%29.jpg", terms()) == body
-    assert fetch(client, web.url + "/café (1).jpg?x= ", terms()) == body
+    assert fetch(client, web.url + "/caf%C3%A9%20%281%29.jpg", terms())[0] == body
+    assert fetch(client, web.url + "/café (1).jpg?x= ", terms())[0] == body
 
 
 def test_the_user_agent_names_project_token_and_contact(web: Web, client: Client) -> None:
@@ -113,7 +113,7 @@ def test_redirects_are_followed(web: Web, client: Client) -> None:
     body = image_bytes()
     web.serve("/caf%C3%A9.jpg", body)
     web.serve("/2", status=301, headers={"Location": "/caf\u00e9.jpg#x".encode().decode("latin-1")})
-    assert fetch(client, web.serve("/1", status=307, headers={"Location": web.url + "/2"}), terms()) == body
+    assert fetch(client, web.serve("/1", status=307, headers={"Location": web.url + "/2"}), terms())[0] == body
 
 
 def test_a_redirect_that_leads_nowhere_is_a_status(web: Web, client: Client) -> None:
@@ -193,7 +193,7 @@ def test_robots_directives_are_obeyed(web: Web, client: Client) -> None:
             assert not error.may_pass
     assert got == {"/1": "robots", "/2": "image", "/3": "robots", "/4": "image"}
     no_directives = Terms(10.0, 1 << 20, None, None, ())
-    assert fetch(client, web.url + "/1", no_directives) == image_bytes()
+    assert fetch(client, web.url + "/1", no_directives)[0] == image_bytes()
     capitals = terms(token="MyToken")
     assert reason(client, web.url + "/3", capitals) == "robots"
 
@@ -221,7 +221,7 @@ def test_pages_are_no_images(web: Web, client: Client) -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_what_opencv_decodes_is_let_through(web: Web, client: Client, form: str) -> None:
     body = image_bytes(form=form)
-    assert fetch(client, web.serve("/a", body), terms()) == body
+    assert fetch(client, web.serve("/a", body), terms())[0] == body
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -263,6 +263,6 @@ def test_a_large_body_asks_for_room_with_the_deadline_of_the_whole(web: Web, cli
     body = image_bytes() + b"\0" * (3 << 20)
     asked: list[float] = []
     before = time.monotonic()
-    assert fetch(client, web.serve("/a", body), terms(timeout=20.0), asked.append) == body
+    assert fetch(client, web.serve("/a", body), terms(timeout=20.0), asked.append)[0] == body
     assert len(asked) == 1
     assert before + 20 <= asked[0] <= time.monotonic() + 20

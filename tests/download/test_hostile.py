@@ -64,7 +64,7 @@ def outcome(client: Client, url: str, timeout: float = TIMEOUT) -> tuple[str, by
     """The reason, or that it is an image, and its bytes; within the deadline and a second."""
     started = time.monotonic()
     try:
-        found = IMAGE, fetch(client, url, Terms(timeout, 64 << 20, None, None, ()))
+        found = IMAGE, fetch(client, url, Terms(timeout, 64 << 20, None, None, ()))[0]
     except FetchError as error:
         found = error.reason, b""
     assert time.monotonic() - started < timeout + GRACE

@@ -20,12 +20,16 @@ from matplotlib import cbook
 from PIL import Image, ImageDraw
 
 from geo_subset.download import pixels, reasons
-from geo_subset.download.pixels import Picture, PictureError, header, resized
+from geo_subset.download.pixels import Picture, PictureError, header
 from geo_subset.settings import DownloadSettings
 
 MODES = ("no", "keep_ratio", "keep_ratio_largest", "center_crop", "border")
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # orientation: a quarter turn
+
+
+def resized(body: bytes, settings: DownloadSettings) -> Picture:
+    return pixels.resized(body, header(body), settings)
 
 
 def theirs(body: bytes, settings: DownloadSettings) -> Picture | str:

@@ -17,12 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from geo_subset import tables
-from geo_subset.download.shard import FEWEST, MOST, download_shard, more_threads
+from geo_subset.download.shard import AT_A_TIME, download_shard
 from geo_subset.download.splits import with_splits
 from geo_subset.errors import StorageFullError
 from geo_subset.settings import DownloadSettings
@@ -177,19 +175,28 @@ def test_no_more_requests_at_a_time_than_set(web: Web, tmp_path: Path, limits: d
     assert max(seen) == most
 
 
-def test_threads_are_added_while_requests_wait_and_there_is_cpu(web: Web, tmp_path: Path) -> None:
-    url, seen = together(web, "/a.jpg", FEWEST + 1)
+def test_hundreds_of_requests_at_a_time_need_no_setting(web: Web, tmp_path: Path) -> None:
+    url, seen = together(web, "/a.jpg", AT_A_TIME)
     settings = DownloadSettings(**QUICK | {"threads": None, "requests_per_host": 1000, "timeout": 20.0})
-    _, counts = download_shard(samples_of(many(web, url, 100)), 0, tmp_path, settings)
-    assert counts == {"attempted": 100, "succeeded": 100}
-    assert max(seen) > FEWEST
+    _, counts = download_shard(samples_of(many(web, url, AT_A_TIME + 10)), 0, tmp_path, settings)
+    assert counts == {"attempted": AT_A_TIME + 10, "succeeded": AT_A_TIME + 10}
+    assert max(seen) == AT_A_TIME
 
 
-@given(st.integers(FEWEST, MOST), st.floats(0, 4), st.floats(0.1, 4))
-def test_the_number_of_threads_grows_to_a_bound_and_only_with_cpu_to_spare(now: int, used: float, cpus: float) -> None:
-    then = more_threads(now, used, cpus)
-    assert now <= then <= MOST
-    assert (then > now) == (now < MOST and used < 0.9 * cpus)
+def test_pictures_of_any_size_come_out_the_same_whatever_resizes_them(web: Web, tmp_path: Path) -> None:
+    large = io.BytesIO()
+    Image.new("RGB", (2600, 1900), "teal").save(large, "JPEG")
+    links = [web.serve("/large.jpg", large.getvalue())]
+    links += [web.serve(f"/{n}.jpg", image_bytes(seed=n)) for n in range(20)]
+    stored = []
+    for cpus in (0.5, 1.0, 3.0):
+        folder = tmp_path / str(cpus)
+        folder.mkdir()
+        files, counts = download_shard(samples_of(links), 0, folder, DownloadSettings(**QUICK), cpus=cpus)
+        assert counts == {"attempted": 21, "succeeded": 21}
+        read = webdataset.WebDataset(str(files.tar), shardshuffle=False)
+        stored.append({sample["__key__"]: (sample["jpg"], sample["json"]) for sample in read})
+    assert stored[0] == stored[1] == stored[2]
 
 
 def failing(web: Web, path: str, status: int, times: int, headers: dict[str, str] | None = None) -> str:
