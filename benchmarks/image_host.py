@@ -93,6 +93,7 @@ def hosts(own: Path | None) -> Iterator[Hosts]:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, own), daemon=True)
     process.start()
+    theirs.close()  # or its end would not be seen
     try:
         yield Hosts(ours, "https" if own else "http")
     finally:

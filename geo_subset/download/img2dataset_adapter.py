@@ -1,6 +1,6 @@
 """Writes a shard as img2dataset writes it: the one module that knows img2dataset.
 
-What users and their tools know is kept by using img2dataset's own code for it: samples and parquet come from its
+What users and their tools know is kept by using img2dataset's own code for it: files and parquet come from its
 `WebDatasetSampleWriter`, keys from `compute_key`, the statistics file from `write_stats`. What fetches, resizes and
 puts samples into a tar is ours. A test compares a shard with one that img2dataset's own `Downloader` makes of the same
 rows, and so fails when a release of img2dataset writes them differently.
@@ -8,11 +8,13 @@ rows, and so fails when a release of img2dataset writes them differently.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 from img2dataset.downloader import compute_key
 from img2dataset.logger import CappedCounter, write_stats
@@ -47,7 +49,7 @@ class ShardWriter:
             *(folder / f"{index:0{_SHARD_DIGITS}d}{end}" for end in (".tar", ".parquet", "_stats.json"))
         )
         self._rows: list[dict[str, Any]] = kept.to_pylist()
-        self._index, self._folder = index, folder
+        self._index, self._folder, self._encode_format = index, folder, encode_format
         self._position_digits = math.ceil(math.log10(samples_per_shard))
         self._messages = CappedCounter()
         self._counts = {"success": 0, "failed_to_download": 0, "failed_to_resize": 0}
@@ -91,4 +93,15 @@ class ShardWriter:
         meta = {**row, **dict(zip((field.name for field in _ADDED), values, strict=True))}
         self._counts[status] += 1
         self._messages.increment(message or status)
-        self._writer.write(image, key, row["caption"], meta)
+        if image is not None:
+            sample = {"__key__": key, self._encode_format: image, "txt": row["caption"] or "", "json": _json(meta)}
+            self._writer.tarwriter.write(sample)
+        self._writer.buffered_parquet_writer.write(meta)
+
+
+def _json(meta: dict[str, Any]) -> str | bytes:
+    """As `json.dumps(meta, indent=4)` writes it, for two fifths of its CPU: it indents in Python."""
+    try:
+        return msgspec.json.format(json.dumps(meta).encode(), indent=4)
+    except msgspec.DecodeError:  # NaN, which is no JSON, but is written
+        return json.dumps(meta, indent=4)

@@ -13,10 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from img2dataset.downloader import Downloader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import WebDatasetSampleWriter
 
+from geo_subset.download import img2dataset_adapter
 from geo_subset.download.img2dataset_adapter import ShardWriter
 from geo_subset.download.pixels import Picture
 from geo_subset.download.shard import download_shard
@@ -128,3 +131,14 @@ def test_rows_may_be_written_in_any_order(tmp_path: Path) -> None:
     rows = pq.read_table(writer.files.parquet).sort_by("key")
     assert rows["uid"].to_pylist() == samples["uid"].to_pylist()
     assert rows["key"].to_pylist() == [f"00002{n:03d}" for n in range(5)]
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.floats() | st.text()),
+    )
+)
+def test_json_is_written_as_img2dataset_writes_it(meta: dict[str, Any]) -> None:
+    written = img2dataset_adapter._json(meta)
+    assert (written if isinstance(written, str) else written.decode()) == json.dumps(meta, indent=4)
