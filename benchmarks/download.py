@@ -3,8 +3,8 @@
     https-own    every image on a host of its own, so that each opens a connection
     https-skew   20 hosts hold 38 % of the images, the others are spread over thousands
     http         every image on a host of its own
-    latency      http and https, every image on a host of its own that takes 200 ms to answer; default threads, and
-                 all CPUs (elsewhere geo_subset resizes on the one thread that fetches)
+    latency      http and https, every image on a host of its own that takes 200 ms to answer, with each one's
+                 defaults: geo_subset's stage on Ray has a process for each CPU, img2dataset one of 256 threads
     workers      https-skew: the stage on Ray with two workers, against processes_count=2
     limit        50 ms an answer, 5,000 hosts with the skew: how many requests a host sees at a time, and what keeping
                  to requests_per_host costs
@@ -131,15 +131,13 @@ def _took(folder: Path) -> tuple[float, float]:
     return sum(t["cpu"] for t in took), max(t["ended"] for t in took) - min(t["begun"] for t in took)
 
 
-def ours(table: pa.Table, folder: Path, per_host: int = 8, cpus: float = 1.0) -> Cost:
+def ours(table: pa.Table, folder: Path, per_host: int = 8) -> Cost:
     """One process; all of the table is one shard, up to LIMIT_SHARD rows."""
     from geo_subset.download.shard import download_shard
 
     settings, make = _settings(LIMIT_SHARD, per_host), Clocked(download_shard, folder)
     starts = range(0, table.num_rows, LIMIT_SHARD)
-    made = [
-        make(table.slice(at, LIMIT_SHARD), n, folder, settings.download, None, cpus)[1] for n, at in enumerate(starts)
-    ]
+    made = [make(table.slice(at, LIMIT_SHARD), n, folder, settings.download)[1] for n, at in enumerate(starts)]
     return Cost(sum(counters["succeeded"] for counters in made), *_took(folder))
 
 
@@ -367,8 +365,8 @@ def main() -> None:
         if "latency" in parts:
             for hosts, their_count in ((http, count), (https, few)):
                 hosts.set_latency(LATENCY)
-                Race(hosts, repeats, partial(ours, cpus=os.cpu_count() or 1)).run(
-                    f"{hosts.scheme}, {LATENCY * 1000:.0f} ms an answer",
+                Race(hosts, repeats, partial(our_stage, workers=os.cpu_count() or 1)).run(
+                    f"{hosts.scheme}, {LATENCY * 1000:.0f} ms an answer, {os.cpu_count()} processes and 1",
                     samples(own_hosts(count), hosts), samples(own_hosts(their_count), hosts),
                 )  # fmt: skip
         if "workers" in parts:

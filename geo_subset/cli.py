@@ -87,7 +87,35 @@ def _stage_command(name: str, last: str, help_text: str) -> None:
 
 
 _stage_command("run", "report", "All stages.")
-_stage_command("places", "places", "The places table and the search texts.")
+
+
+@commands.command()
+@_run_file
+@_options
+@click.option(
+    "--preview", type=click.IntRange(min=1), metavar="N", help="Then show N places and what there is of them."
+)
+def places(run_file: Path, overrides: tuple[str, ...], address: str | None, preview: int | None) -> None:
+    """The places table and the search texts."""
+    from geo_subset import pipeline, progress, runfolder, settings
+
+    progress.set_up_logging()
+    loaded = settings.load(run_file, overrides)
+    result = pipeline.run(loaded, "places", address)[-1]
+    if preview is not None:
+        from geo_subset.places import preview as look
+        from geo_subset.places.stage import FILE
+
+        folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "places", result.manifest.fingerprint)
+        with folder.local([FILE]) as (file,):
+            for line in look.lines(file, result.manifest.counters, preview):
+                click.echo(line)
+        return
+    if result.skipped:
+        click.echo("nothing to do: every stage is done already")
+    _where(loaded.run, "places")
+
+
 _stage_command("retrieve", "retrieve", "Images for every place, and what it needs before it.")
 _stage_command("merge", "merge", "One row per URL, and what it needs before it.")
 

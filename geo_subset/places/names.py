@@ -1,0 +1,42 @@
+"""SQL (DuckDB) over names as gazetteers hold them: how they are written here, and which nobody could search for."""
+
+from __future__ import annotations
+
+#: Names that stand for no place, or for any of a kind, in lower case; GeoNames, Overture and OpenStreetMap all hold
+#: thousands of each.
+NAMELESS = (
+    "n/a", "na", "name", "nameless", "no name", "none", "null", "test", "tbd", "unknown", "unnamed", "untitled",
+)  # fmt: skip
+GENERIC = (
+    "apartment", "apartments", "atm", "bathroom", "beach", "bridge", "building", "bus stop", "cemetery", "church",
+    "city hall", "clinic", "creek", "dam", "entrance", "exit", "farm", "field", "fire station", "garage", "gym", "hall",
+    "headquarters", "hill", "home", "hospital", "hotel", "house", "island", "lake", "library", "lobby", "main campus",
+    "main entrance", "main office", "main street", "market", "mountain", "museum", "office", "park", "parking",
+    "parking garage", "parking lot", "playground", "pond", "pool", "post office", "reservoir", "restaurant", "restroom",
+    "restrooms", "ridge", "river", "road", "school", "shop", "spring", "station", "statue", "store", "street", "summit",
+    "toilet", "toilets", "town hall", "tower", "trail", "university", "valley", "warehouse", "waterfall",
+)  # fmt: skip
+
+# As list_source keeps and drops them: control characters, and marks that saved web pages bring along.
+_INVISIBLE = r"[\x{0}-\x{8}\x{e}-\x{1b}\x{7f}-\x{84}\x{86}-\x{9f}\x{ad}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}\x{2066}-\x{2069}\x{feff}]"  # noqa: E501
+_SPACE = r"[\s\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+
+
+def clean(column: str) -> str:
+    """The text in Unicode's form NFC, white space folded, invisible characters removed; null if nothing is left."""
+    seen = f"regexp_replace({column}, '{_INVISIBLE}', '', 'g')"
+    return f"nullif(nfc_normalize(trim(regexp_replace({seen}, '{_SPACE}', ' ', 'g'))), '')"
+
+
+def unsearchable(column: str, settlement: str) -> str:
+    """True for a cleaned name of less than two letters (digits and signs are none), for NAMELESS and for GENERIC.
+
+    One letter is enough in scripts that write whole words with one: Han, Hiragana, Katakana, Hangul. `settlement` is a
+    condition for towns: Summit, Illinois, may be called so.
+    """
+    nameless, generic = (", ".join(f"'{word}'" for word in words) for words in (NAMELESS, GENERIC))
+    letters = r"\pL[^\pL]*\pL|[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
+    return (
+        f"(NOT regexp_matches({column}, '{letters}') OR lower({column}) IN ({nameless}) "
+        f"OR lower({column}) IN ({generic}) AND NOT {settlement})"
+    )
