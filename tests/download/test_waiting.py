@@ -183,3 +183,12 @@ def test_a_result_that_comes_after_the_end_disturbs_nobody() -> None:
     with Loop() as loop:
         loop.start(lambda: result_of(late) and None)
     late.set_result(1)
+
+
+def test_a_ring_that_comes_late_is_heard_once() -> None:
+    """Whoever rings sets a flag and then sends a byte: between the two, what it tells of may be seen to."""
+    with Loop() as loop:
+        loop._rope.send(b"!")
+        loop.turn(1.0)
+        with pytest.raises(BlockingIOError):
+            loop._bell.recv(1)
