@@ -141,8 +141,7 @@ class _Download:
             if isinstance(step, Wait):
                 return _LOOK if step.seconds is None else step.seconds
             if self._hosts[step] in self._closed:
-                error = FetchError(self._closed[self._hosts[step]], "not asked: its host wants rest")
-                self._fail(step, "failed_to_download", error)
+                self._fail(step, FetchError(self._closed[self._hosts[step]], "not asked: its host wants rest"))
             else:
                 loop.start(self._work, resize, step, False)
         return _LOOK
@@ -163,6 +162,7 @@ class _Download:
         try:
             body, head = fetch(self._client, self._urls[row] or "", self._terms, make_room)
             status = "failed_to_resize"
+            self._schedule.done(row)  # its host need not wait for the resizing
             picture, sha256 = resize(body, head)
         except (FetchError, PictureError) as failed:
             error = failed
@@ -173,14 +173,15 @@ class _Download:
             self._room += large
         if error is None:
             self._writer.success(self._positions[row], picture, sha256)
-            self._schedule.done(row)
             return
         # Traceback and this frame would keep the body alive until the garbage collector comes by.
         error.__traceback__ = error.__cause__ = error.__context__ = None
-        if isinstance(error, _NoRoomError):
+        if status == "failed_to_resize":
+            self._writer.failure(self._positions[row], status, str(error))
+        elif isinstance(error, _NoRoomError):
             self._aside.append(row)
         elif not (isinstance(error, FetchError) and self._is_tried_again(row, error)):
-            self._fail(row, status, error)
+            self._fail(row, error)
 
     def _resized(self, pool: ThreadPoolExecutor, small: int, body: bytes, head: Header) -> tuple[Picture, str]:
         """What is stored of an image, and the SHA-256 of what it was made from."""
@@ -217,8 +218,8 @@ class _Download:
         self._schedule.again(row, now + random.uniform(0, longest))
         return True
 
-    def _fail(self, row: int, status: str, error: FetchError | PictureError) -> None:
-        self._writer.failure(self._positions[row], status, str(error))
+    def _fail(self, row: int, error: Exception) -> None:
+        self._writer.failure(self._positions[row], "failed_to_download", str(error))
         self._schedule.done(row)
 
 

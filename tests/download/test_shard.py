@@ -20,6 +20,7 @@ import webdataset
 from PIL import Image
 
 from geo_subset import tables
+from geo_subset.download import shard
 from geo_subset.download.shard import AT_A_TIME, download_shard
 from geo_subset.download.splits import with_splits
 from geo_subset.errors import StorageFullError
@@ -197,6 +198,28 @@ def test_pictures_of_any_size_come_out_the_same_whatever_resizes_them(web: Web, 
         read = webdataset.WebDataset(str(files.tar), shardshuffle=False)
         stored.append({sample["__key__"]: (sample["jpg"], sample["json"]) for sample in read})
     assert stored[0] == stored[1] == stored[2]
+
+
+def test_a_host_is_asked_for_more_while_its_images_wait_to_be_resized(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, resize = threading.Semaphore(0), shard.resized
+    answer = web.pages[web.serve("/a.jpg", image_bytes()).removeprefix(web.url)]
+
+    def after_six(*arguments: Any) -> Any:
+        assert asked.acquire(timeout=10)
+        return resize(*arguments)
+
+    def counted(handler: BaseHTTPRequestHandler) -> None:
+        answer(handler)
+        if web.requests.total() == 6:
+            asked.release(6)
+
+    monkeypatch.setattr(shard, "resized", after_six)
+    links = many(web, web.on("/a.jpg", counted), 6)
+    settings = DownloadSettings(**QUICK | {"threads": 16, "requests_per_host": 2})
+    _, counts = download_shard(samples_of(links), 0, tmp_path, settings, cpus=2)
+    assert counts == {"attempted": 6, "succeeded": 6}
 
 
 def failing(web: Web, path: str, status: int, times: int, headers: dict[str, str] | None = None) -> str:
