@@ -341,6 +341,9 @@ def _check_paths(places: PlacesSettings) -> None:
     if len(reading) > 1 and not isinstance(places.path, dict):
         both = ", ".join(f"{source} = ..." for source in reading)
         raise SettingsError(f"places.path must say which files are whose: path = {{ {both} }}")
+    for source in places.path if isinstance(places.path, dict) else ():
+        if source not in reading:
+            raise SettingsError(f"places.path has files for {source!r}, which places.source does not ask to read any")
     for source in reading:
         if not places.files(source):
             raise SettingsError(f"places.path is missing: source {source!r} needs {_FILES[source]}")

@@ -121,8 +121,9 @@ def read(paths: Sequence[str], filters: PlaceFilters, counters: Counter[str]) ->
     no_name, impossible_coordinates, other_feature, other_country, outside_bbox, below_min_population,
     unsearchable_name, duplicate_id, other_admin1). Raises SettingsError: a file cannot be read, or is no dump.
     """
+    if not _dumps(paths):
+        raise SettingsError(f"places.path names no dump of GeoNames: {', '.join(paths)} say what its codes mean")
     with duckdb.connect(":memory:") as connection:
-        connection.execute("SET preserve_insertion_order = true")
         _load_names(connection, paths)
         options = {
             "features": features(filters.features), "countries": [code.upper() for code in filters.countries],
@@ -273,7 +274,7 @@ def _codes(path: str) -> dict[str, str]:
     """Code -> name: lines of code, name, name in ASCII and number. Raises SettingsError if it is not such a file."""
     with _opened(path) as stream:
         try:
-            lines = [line.split("\t") for line in stream.read().decode().splitlines() if line]
+            lines = [line.split("\t") for line in stream.read().decode().split("\n") if line.strip()]
         except UnicodeDecodeError as error:
             raise SettingsError(f"{path} is not UTF-8") from error
     if not lines or any(len(line) < 2 for line in lines):

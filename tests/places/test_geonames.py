@@ -189,6 +189,8 @@ def test_other_countries_regions_have_names_where_their_file_is_named(tmp_path: 
     ]
     chosen = make_places(tmp_path / "fr", source="geonames", path=every, filters={"admin1": ["FR.11"]})
     assert chosen.column("name") == ["Louvre"]
+    with pytest.raises(SettingsError, match="names no dump of GeoNames"):
+        make_places(tmp_path / "none", source="geonames", path=every[1:])
 
 
 @pytest.mark.parametrize("form", ["zip", "gz", "two"])
@@ -248,6 +250,8 @@ def test_lists_and_dumps_in_one_run_say_whose_files_are_whose(tmp_path: Path) ->
         settings.load(run_file, ())
     with pytest.raises(SettingsError, match="source 'geonames' needs a dump"):
         settings.load(run_file, ("places.source=geonames", "places.path=[]"))
+    with pytest.raises(SettingsError, match=r"files for 'geonames', which places\.source does not"):
+        settings.load(run_file, ("places.source=list", 'places.path={list = "mine.txt", geonames = "US.txt"}'))
     loaded = settings.load(run_file, ('places.path={list = "mine.txt", geonames = "US.txt"}',))
     assert stage.inputs(loaded) == [str(tmp_path / "mine.txt"), str(tmp_path / "US.txt")]
     assert settings.from_tree(settings.tomllib.loads(settings.dumps(loaded))) == loaded
