@@ -17,23 +17,27 @@ from geo_subset.settings import Settings, dumps
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's module offers content, inputs, run, describe and, where settings need more than their types, check."""
+    """A stage's module offers content, inputs, run and describe; check, where settings need more than their types; and
+    needs_cluster, where that depends on them."""
 
     name: str
     module_name: str
-    needs_cluster: bool
+    on_cluster: bool
 
     @property
     def module(self) -> ModuleType:
         return import_module(self.module_name)  # late: some stages import heavy packages
 
+    def needs_cluster(self, settings: Settings) -> bool:
+        return self.on_cluster or (hasattr(self.module, "needs_cluster") and self.module.needs_cluster(settings))
+
 
 STAGES = (
-    Stage("places", "geo_subset.places.stage", needs_cluster=False),
-    Stage("retrieve", "geo_subset.retrieve.stage", needs_cluster=True),
-    Stage("merge", "geo_subset.merge", needs_cluster=True),
-    Stage("download", "geo_subset.download.stage", needs_cluster=True),
-    Stage("report", "geo_subset.report.stage", needs_cluster=False),
+    Stage("places", "geo_subset.places.stage", on_cluster=False),
+    Stage("retrieve", "geo_subset.retrieve.stage", on_cluster=True),
+    Stage("merge", "geo_subset.merge", on_cluster=True),
+    Stage("download", "geo_subset.download.stage", on_cluster=True),
+    Stage("report", "geo_subset.report.stage", on_cluster=False),
 )
 
 
@@ -69,7 +73,7 @@ def run(settings: Settings, last: str = "report", address: str | None = None) ->
             manifest = folder.finished()
             skipped = manifest is not None
             if manifest is None:
-                if stage.needs_cluster and not connected:
+                if stage.needs_cluster(settings) and not connected:
                     from geo_subset import cluster
 
                     stack.enter_context(cluster.connect(settings.cluster, address))

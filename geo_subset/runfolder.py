@@ -37,6 +37,7 @@ FORMAT = 1
 #: Stage -> its folder, and the names of the files that are the stage's own to remove.
 STAGES: dict[str, tuple[str, str]] = {
     "places": ("places", r"places\.parquet"),
+    "gather": ("places/_parts", r"part-\d+-[0-9a-f]{8}\.parquet"),
     "retrieve": ("matches", r"part-\d+-[0-9a-f]{8}\.parquet|failures\.parquet"),
     "merge": ("samples", r"part-\d+-[0-9a-f]{8}\.parquet"),
     "shuffle": ("samples/_shuffle", r"map-\d+-[0-9a-f]{8}\.parquet"),

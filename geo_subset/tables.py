@@ -21,7 +21,9 @@ SOURCE_FIELDS: list[pa.Field] = [
     pa.field("aesthetic", pa.float32()),
 ]
 
-#: One row per place. `place_id` is `source:id`, unique. Coordinates are WGS84 degrees, null if unknown.
+#: One row per place. `place_id` is `source:id`, unique. Coordinates are WGS84 degrees, null if unknown. `source_ids`
+#: are the ids by which the sources know the place, its own first; `namesakes` is how many places of the table share its
+#: name (itself included; see places.names.key), `dictionary_word` whether the name is an English word.
 PLACES = pa.schema(
     [
         pa.field("place_id", pa.string()),
@@ -35,6 +37,10 @@ PLACES = pa.schema(
         pa.field("longitude", pa.float64()),
         pa.field("population", pa.int64()),
         pa.field("queries", pa.list_(pa.string())),
+        pa.field("alternate_names", pa.list_(pa.string())),
+        pa.field("source_ids", pa.list_(pa.string())),
+        pa.field("namesakes", pa.int32()),
+        pa.field("dictionary_word", pa.bool_()),
     ]
 )
 

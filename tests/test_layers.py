@@ -16,7 +16,7 @@ FLOORS = [
     {"pipeline"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "shuffle"},
-    {"manifests", "tables", "settings", "progress", "urls", "storage", "retry_after"},
+    {"manifests", "tables", "settings", "progress", "urls", "storage", "inputs", "retry_after"},
     {"errors", "stopping", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

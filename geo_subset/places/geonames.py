@@ -1,8 +1,9 @@
 """Source 'geonames': the dumps of GeoNames (download.geonames.org/export/dump, CC BY 4.0), one country's or all.
 
 A dump is a .txt file, or the .zip it comes in: UTF-8, tab-separated, without header or quotes, 19 columns. Beside it
-may be named the files that say what its codes mean, admin1CodesASCII.txt and admin2Codes.txt; for the United States
-they are not needed. Places stand in the order of their population, then of their number.
+may be named the files that say what its codes mean, admin1CodesASCII.txt and admin2Codes.txt (for the United States
+they are not needed), and those of alternate names (alternateNamesV2.zip, or one country's), which languages are looked
+up in. Places stand in the order of their population, then of their number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 import difflib
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -22,7 +24,8 @@ import pyarrow as pa
 from pyarrow import csv
 
 from geo_subset.errors import SettingsError
-from geo_subset.places import geonames_cache, names
+from geo_subset.places import areas, geonames_cache, names
+from geo_subset.places.areas import Area
 from geo_subset.places.place import Place
 from geo_subset.settings import PlaceFilters
 
@@ -48,15 +51,21 @@ _USED = (
     "geonameid", "name", "alternatenames", "latitude", "longitude", "feature_class", "feature_code", "country",
     "admin1", "admin2", "population",
 )  # fmt: skip
+_ALTERNATES = (
+    "number", "geonameid", "language", "name", "preferred", "short", "colloquial", "historic", "from", "to",
+)  # fmt: skip
+_ALTERNATES_USED = ("geonameid", "language", "name", "preferred", "historic")
 _BLOCK = 8 << 20
 _BATCH = 8192
+#: The older layout lacks the last two.
+_ALTERNATES_COLUMNS = (len(_ALTERNATES), len(_ALTERNATES) - 2)
 _ADMIN1, _ADMIN2 = "admin1codesascii", "admin2codes"
 
 # The first reason that fits counts. A population of 0 is GeoNames' way to say that it is not known.
 _CHECKED = f"""
     CREATE OR REPLACE TEMP TABLE checked AS
     WITH wanted AS (
-        SELECT $features::VARCHAR[] AS features, $countries::VARCHAR[] AS countries, $bbox::DOUBLE[] AS box
+        SELECT $features::VARCHAR[] AS features
     ), told AS (
         SELECT try_cast(geonameid AS BIGINT) AS id, {names.clean("name")} AS name, {names.clean("country")} AS country,
             try_cast(latitude AS DOUBLE) AS latitude, try_cast(longitude AS DOUBLE) AS longitude, feature_class,
@@ -72,29 +81,27 @@ _CHECKED = f"""
         WHEN latitude IS NULL OR longitude IS NULL OR NOT (abs(latitude) <= 90 AND abs(longitude) <= 180)
             THEN 'impossible_coordinates'
         WHEN NOT (list_contains(features, feature_class) OR list_contains(features, feature_code)) THEN 'other_feature'
-        WHEN len(countries) > 0 AND NOT coalesce(list_contains(countries, country), false) THEN 'other_country'
-        WHEN len(box) > 0 AND NOT (latitude BETWEEN box[2] AND box[4] AND (longitude BETWEEN box[1] AND box[3]
-            OR box[1] > box[3] AND (longitude >= box[1] OR longitude <= box[3]))) THEN 'outside_bbox'
         WHEN feature_class = 'P' AND coalesce(population, 0) < $min_population THEN 'below_min_population'
         WHEN {names.unsearchable("name", "(feature_class = 'P')")} THEN 'unsearchable_name'
     END AS reason
     FROM told CROSS JOIN wanted LEFT JOIN kinds ON feature_code = kinds.code
         LEFT JOIN classes ON feature_class = classes.code
 """
-_KEPT = "CREATE TABLE kept AS SELECT * EXCLUDE (reason) FROM checked WHERE reason IS NULL"
+_GOOD = "SELECT * EXCLUDE (reason) FROM checked WHERE reason IS NULL"
 _IN_ORDER = """
-    SELECT id, kept.name, kind, country, countries.name AS country_name, admin1s.name AS admin1,
+    SELECT kept.id, kept.name, kind, country, countries.name AS country_name, admin1s.name AS admin1,
         CASE WHEN kind = 'state' THEN NULL ELSE admin2s.name END AS admin2, latitude, longitude, population,
         goes_without_city AND NOT EXISTS (
             SELECT 1 FROM kept AS other
             WHERE other.kind = 'city' AND other.name = left(kept.name, length(kept.name) - 5)
                 AND other.country IS NOT DISTINCT FROM kept.country AND other.admin1 IS NOT DISTINCT FROM kept.admin1
-        ) AS goes_without_city
+        ) AS goes_without_city, other.names AS alternate_names
     FROM kept LEFT JOIN countries ON kept.country = countries.code
         LEFT JOIN admin1s ON admin1s.code = kept.country || '.' || kept.admin1
+        LEFT JOIN other_names AS other ON other.id = kept.id
         LEFT JOIN admin2s ON admin2s.code = kept.country || '.' || kept.admin1 || '.' || kept.admin2
     WHERE len($admin1::VARCHAR[]) = 0 OR list_contains($admin1::VARCHAR[], admin1s.code)
-    ORDER BY population DESC NULLS LAST, id
+    ORDER BY population DESC NULLS LAST, kept.id
 """
 
 
@@ -114,32 +121,58 @@ def features(wanted: Sequence[str]) -> list[str]:
     return found
 
 
-def read(paths: Sequence[str], filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
-    """The places of the dumps that pass the filters.
+@dataclass(frozen=True)
+class Files:
+    """The files of the source by what they hold."""
+
+    dumps: tuple[str, ...]
+    codes: tuple[str, ...]
+    """admin1CodesASCII.txt and admin2Codes.txt."""
+    alternates: tuple[str, ...]
+    """Alternate names."""
+
+
+def files(paths: Sequence[str]) -> Files:
+    """Tells them apart: codes by their names, which never change, the others by their columns.
+
+    Raises SettingsError: one cannot be read, or none is a dump.
+    """
+    codes = tuple(path for path in paths if PurePosixPath(path).stem.lower() in (_ADMIN1, _ADMIN2))
+    others = {path: _columns(path) for path in paths if path not in codes}
+    alternates = tuple(path for path, columns in others.items() if columns in _ALTERNATES_COLUMNS)
+    dumps = tuple(path for path in others if path not in alternates)
+    if not dumps:
+        raise SettingsError(f"places.path names no dump of GeoNames: {', '.join(paths)} say what it means")
+    return Files(dumps, codes, alternates)
+
+
+def read(
+    dump: str, beside: Files, area: Area, filters: PlaceFilters, languages: Sequence[str], counters: Counter[str]
+) -> Iterator[Place]:
+    """The places of a dump that pass the filters, with their names in `languages`.
 
     Counts into `counters`: rows, and dropped_<reason> for each that is left out (not_19_columns, not_utf8, no_id,
-    no_name, impossible_coordinates, other_feature, other_country, outside_bbox, below_min_population,
-    unsearchable_name, duplicate_id, other_admin1). Raises SettingsError: a file cannot be read, or is no dump.
+    no_name, impossible_coordinates, other_feature, below_min_population, unsearchable_name, what `areas.inside` counts,
+    duplicate_id, other_admin1). Raises SettingsError: a file cannot be read, or is no dump.
     """
-    if not _dumps(paths):
-        raise SettingsError(f"places.path names no dump of GeoNames: {', '.join(paths)} say what its codes mean")
     with duckdb.connect(":memory:") as connection:
-        _load_names(connection, paths)
-        options = {
-            "features": features(filters.features), "countries": [code.upper() for code in filters.countries],
-            "bbox": list(filters.bbox), "min_population": filters.min_population,
-        }  # fmt: skip
+        _load_names(connection, beside.codes)
+        options = {"features": features(filters.features), "min_population": filters.min_population}
         begun = False
-        for path in _dumps(paths):
-            for batch in _batches(path, counters):
-                connection.register("batch", batch)
-                connection.execute(_CHECKED, options)
-                for reason, count in connection.execute("SELECT reason, count(*) FROM checked GROUP BY 1").fetchall():
-                    if reason is not None:
-                        counters[f"dropped_{reason}"] += count
-                connection.execute(f"INSERT INTO kept {_KEPT.partition(' AS ')[2]}" if begun else _KEPT)
-                begun = True
+        for batch in _batches(dump, counters):
+            connection.register("batch", batch)
+            connection.execute(_CHECKED, options)
+            for reason, count in connection.execute("SELECT reason, count(*) FROM checked GROUP BY 1").fetchall():
+                if reason is not None:
+                    counters[f"dropped_{reason}"] += count
+            good: Any = connection.sql(_GOOD).to_arrow_table()
+            where = (good["latitude"].to_numpy(), good["longitude"].to_numpy())
+            good = good.filter(pa.array(areas.inside(area, good["country"].to_pylist(), *where, counters)))
+            connection.register("good", good)
+            connection.execute("INSERT INTO kept FROM good" if begun else "CREATE TABLE kept AS FROM good")
+            begun = True
         if begun:
+            _load_other_names(connection, beside.alternates, languages, counters)
             yield from _places(connection, filters, counters)
 
 
@@ -170,17 +203,15 @@ def _place(
     longitude: float,
     population: int | None,
     goes_without_city: bool | None,
+    alternate_names: list[str] | None,
 ) -> Place:
     within = (None if kind == "state" else admin1, country_name or country)
-    variants = ({"name": name.removesuffix(" City")},) if goes_without_city else ()
+    others = [name.removesuffix(" City")] if goes_without_city else []
+    others += [other for other in alternate_names or () if other != name]
     return Place(
         f"geonames:{number}", name, kind, ", ".join(filter(None, within)) or None, admin1, admin2, country, latitude,
-        longitude, population, variants,
+        longitude, population, tuple(dict.fromkeys(others)), population,
     )  # fmt: skip
-
-
-def _dumps(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if PurePosixPath(path).stem.lower() not in (_ADMIN1, _ADMIN2)]
 
 
 @contextlib.contextmanager
@@ -201,32 +232,46 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         raise SettingsError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
+def _columns(path: str) -> int:
+    """How many columns the first line has."""
+    with _opened(path) as stream:
+        return stream.readline().count(b"\t") + 1
+
+
 def _batches(path: str, counters: Counter[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a dump, all columns as text. Counts rows, dropped_not_19_columns and dropped_not_utf8."""
-    short: list[int] = []
+    good = short = 0
 
-    def skip(row: csv.InvalidRow) -> str:
-        short.append(row.actual_columns)
+    def skip(_: csv.InvalidRow) -> str:
+        nonlocal short
+        short += 1
         return "skip"
 
-    good = 0
+    for batch in _rows(path, _COLUMNS, _USED, skip):
+        good += batch.num_rows
+        yield _as_text(batch, counters)
+    counters["rows"] += good + short
+    if short:
+        counters["dropped_not_19_columns"] += short
+    if not good:
+        raise SettingsError(f"{path} is no dump of GeoNames: none of {short:,} lines has 19 columns")
+
+
+def _rows(
+    path: str, columns: Sequence[str], used: Sequence[str], on_invalid: Callable[[csv.InvalidRow], str]
+) -> Iterator[pa.RecordBatch]:
+    """The lines of a file of GeoNames, the columns that are used as binary."""
     with _opened(path) as stream:
-        reader = csv.open_csv(
+        yield from csv.open_csv(
             stream,
-            csv.ReadOptions(column_names=list(_COLUMNS), block_size=_BLOCK),
-            csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=skip),
+            csv.ReadOptions(column_names=list(columns), block_size=_BLOCK),
+            csv.ParseOptions(
+                delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=on_invalid
+            ),
             csv.ConvertOptions(
-                include_columns=list(_USED), column_types=dict.fromkeys(_COLUMNS, pa.binary()), check_utf8=False
+                include_columns=list(used), column_types=dict.fromkeys(columns, pa.binary()), check_utf8=False
             ),
         )
-        for batch in reader:
-            good += batch.num_rows
-            yield _as_text(batch, counters)
-    counters["rows"] += good + len(short)
-    if short:
-        counters["dropped_not_19_columns"] += len(short)
-    if not good:
-        raise SettingsError(f"{path} is no dump of GeoNames: none of {len(short):,} lines has 19 columns")
 
 
 def _as_text(batch: pa.RecordBatch, counters: Counter[str]) -> pa.RecordBatch:
@@ -245,6 +290,37 @@ def _is_utf8(data: bytes | None) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _load_other_names(
+    connection: duckdb.DuckDBPyConnection, paths: Sequence[str], languages: Sequence[str], counters: Counter[str]
+) -> None:
+    """A table of the names that places have in some languages, preferred ones first; historic ones are left out."""
+    connection.execute("CREATE TABLE said (id BIGINT, language VARCHAR, name VARCHAR, preferred BOOLEAN)")
+    invalid: Counter[str] = Counter()
+
+    def skip(_: csv.InvalidRow) -> str:
+        invalid["lines"] += 1
+        return "skip"
+
+    for path in paths if languages else ():
+        columns = _ALTERNATES[: _columns(path)]
+        for batch in _rows(path, columns, _ALTERNATES_USED, skip):
+            connection.register("batch", _as_text(batch, invalid))
+            connection.execute(
+                f"""INSERT INTO said
+                    SELECT try_cast(geonameid AS BIGINT) AS id, lower(language), {names.clean("name")}, preferred = '1'
+                    FROM batch WHERE list_contains($1::VARCHAR[], lower(language)) AND historic <> '1'
+                        AND id IN (SELECT id FROM kept) AND {names.clean("name")} IS NOT NULL""",
+                [[language.lower() for language in languages]],
+            )
+    if lost := invalid.total():
+        counters["alternate_names_unreadable"] += lost
+    connection.execute(
+        """CREATE TABLE other_names AS SELECT id, list(name ORDER BY list_position($1::VARCHAR[], language),
+            preferred DESC, name) AS names FROM said GROUP BY id""",
+        [[language.lower() for language in languages]],
+    )
 
 
 def _load_names(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:

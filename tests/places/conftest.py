@@ -31,9 +31,9 @@ class Made:
         return self.table[name].to_pylist()  # type: ignore[no-any-return]
 
 
-def make_places(folder: Path, **places: Any) -> Made:
+def make_places(folder: Path, cluster: dict[str, Any] | None = None, **places: Any) -> Made:
     """Runs the stage with the given [places] settings and checks what holds for every run."""
-    tree = {"run": str(folder), "places": places}
+    tree = {"run": str(folder), "places": places, "cluster": cluster or {}}
     resolved = settings.from_tree(tree)
     stage.check(resolved)
     digest = fingerprint("places", stage.content(resolved), None, stage.inputs(resolved))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from geo_subset.places.place import Place
 
 
 def made(
-    place: Place, templates: Sequence[str], counters: Counter[str] | None = None, shorten: bool = True
+    place: Place, templates: prompts.Prompt, counters: Counter[str] | None = None, shorten: bool = True
 ) -> list[str]:
     """The search texts. Says of the examples what always holds: there is one for each counter that counts."""
     counters, examples = Counter() if counters is None else counters, dict[str, str]()
@@ -141,3 +140,34 @@ def test_any_text_fits_or_is_counted_and_holds_its_name(name: str, context: str,
     assert name in text
     assert (text == whole and not counters.total()) if clip_tokens.fits(whole) else counters.total() == 1
     assert made(place, [template]) == [text]
+
+
+def test_templates_by_kind() -> None:
+    prompt = {"museum": ("{name} museum", "{name} in {context}"), "default": ("{name}!",)}
+    prompts.check(prompt)
+    museum = PARK._replace(kind="museum")
+    assert made(museum, prompt) == [f"{PARK.name} museum", f"{PARK.name} in {PARK.context}"]
+    assert made(PARK, prompt) == [f"{PARK.name}!"]
+    assert made(PARK, {"museum": ("{name}!",)}) == made(PARK, ())
+    with pytest.raises(SettingsError, match="there is no column"):
+        prompts.check({"museum": ("{nme}",)})
+
+
+def test_other_names_follow_each_template() -> None:
+    place = PARK._replace(alternate_names=("The Park", "El Parque"))
+    assert made(place, ("{name}", "{name} park")) == [
+        PARK.name, "The Park", "El Parque", f"{PARK.name} park", "The Park park", "El Parque park",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "admin2", "expected"),
+    [
+        ("city", "Lane County", "Mill, Oregon"), ("neighborhood", "Lane County", "Mill in Lane County, Oregon"),
+        ("state", None, "Mill, United States"), ("park", "Lane County", "Mill in Lane County, Oregon"),
+        ("park", None, "Mill, Oregon"),
+    ],
+)  # fmt: skip
+def test_defaults_by_kind(kind: str, admin2: str | None, expected: str) -> None:
+    place = Place("geonames:1", "Mill", kind, "Oregon, United States", "Oregon", admin2, "US")
+    assert made(place, ()) == [expected]

