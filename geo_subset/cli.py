@@ -116,6 +116,33 @@ def places(run_file: Path, overrides: tuple[str, ...], address: str | None, prev
     _where(loaded.run, "places")
 
 
+@commands.command()
+@_run_file
+@_options
+@click.option("--like", metavar="RUN", help="Take the rates from this run folder, a trial run's for example.")
+@click.option("--rate", "by_hand", multiple=True, metavar="NAME=NUMBER", help="A rate of your own (repeatable).")
+def plan(
+    run_file: Path, overrides: tuple[str, ...], address: str | None, like: str | None, by_hand: tuple[str, ...]
+) -> None:
+    """What a run will cost: places, queries, time, storage, with the arithmetic.
+
+    The places are made for it, as they are for a run.
+    """
+    from geo_subset import costs, pipeline, progress, runfolder, settings
+    from geo_subset.places.stage import FILE
+
+    progress.set_up_logging()
+    loaded = settings.load(run_file, overrides)
+    rates = costs.set_by_hand(
+        costs.stated(loaded) | (costs.measured(like, loaded.retrieve.num_images) if like else {}), by_hand
+    )
+    fingerprint = pipeline.run(loaded, "places", address)[-1].manifest.fingerprint
+    counted = costs.counted(runfolder.StageFolder(runfolder.open_run(loaded.run), "places", fingerprint), FILE)
+    amounts = list(costs.amounts(*counted, loaded.retrieve.num_images, rates))
+    for line in costs.lines(amounts, rates):
+        click.echo(line)
+
+
 _stage_command("retrieve", "retrieve", "Images for every place, and what it needs before it.")
 _stage_command("merge", "merge", "One row per URL, and what it needs before it.")
 

@@ -204,12 +204,20 @@ class StageFolder:
         return self.write_batches(name, table.schema, [table], row_group_size)
 
     def write_batches(
-        self, name: str, schema: pa.Schema, chunks: Iterable[pa.Table], row_group_size: int = 65_536
+        self,
+        name: str,
+        schema: pa.Schema,
+        chunks: Iterable[pa.Table],
+        row_group_size: int = 65_536,
+        use_dictionary: bool | list[str] = True,
     ) -> FileEntry:
-        """The same for a stream of tables of `schema`; at most one row group and one table are held at a time."""
+        """The same for a stream of tables of `schema`; at most one row group and one table are held at a time.
+
+        `use_dictionary` may name the columns whose values repeat: looking for repetitions in the others costs time.
+        """
         rows = 0
         with self.writing(name) as path:
-            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=use_dictionary) as writer:
                 for table in tables.regrouped(chunks, row_group_size):
                     writer.write_table(table, row_group_size=row_group_size)
                     rows += table.num_rows

@@ -291,6 +291,11 @@ def from_tree(tree: dict[str, Any]) -> Settings:
     return _validate(tree, "settings")
 
 
+def loads(text: str) -> Settings:
+    """Settings as `dumps` wrote them. Raises SettingsError."""
+    return from_tree(tomllib.loads(text))
+
+
 def to_tree(settings: Settings) -> dict[str, Any]:
     """The nested dict a run file would hold: plain TOML types, unset values left out."""
     return settings.model_dump(mode="json", by_alias=True, exclude_none=True)

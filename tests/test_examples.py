@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,12 +15,20 @@ from geo_subset import settings
 from geo_subset.places import stage
 from geo_subset.runfolder import StageFolder
 
+from .places.test_geonames import line
+
 ROOT = Path(__file__).parent.parent
 JOBS = {path.stem: path for path in (ROOT / "jobs").glob("*.py")}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
-def test_every_example_makes_its_places(path: Path, tmp_path: Path) -> None:
+def test_every_example_makes_its_places(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(tmp_path / "US.zip", "w") as archive:  # what the United States' run file has one fetch
+        rows = [
+            line(number, f"Old Mill No. {number}", feature_code=code) for number, code in enumerate(["MUS"] * 150, 1)
+        ]
+        archive.writestr("US.txt", "\n".join(rows))
     loaded = settings.load(path)
     stage.check(loaded)
     manifest = stage.run(loaded, StageFolder(str(tmp_path), "places", "0" * 64))

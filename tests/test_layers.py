@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "geo_subset"
 FLOORS = [
     {"cli"},
     {"demo"},
-    {"pipeline"},
+    {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "shuffle"},
     {"manifests", "tables", "settings", "progress", "urls", "storage", "inputs", "retry_after"},

@@ -33,6 +33,8 @@ from geo_subset.settings import PARQUET_SOURCES, PlacesSettings, Source
 
 # As many at a time as make up for what DuckDB needs to plan a query.
 ROWS = 65_536
+#: Columns whose values many rows share.
+REPEATING = ["kind", "context", "admin1", "admin2", "country"]
 ENDINGS = (".parquet", ".geoparquet")
 
 #: Rows of a part. `source` is the source's place in the settings, `position` tells the rows of a run apart and holds
@@ -99,7 +101,7 @@ def gather(unit: Unit, settings: PlacesSettings, shorten: bool, folder: StageFol
                 named: Any = connection.sql(_NAMED).to_arrow_table()
                 yield named.select(PART.names).cast(PART)
 
-        entry = folder.write_batches(f"{unit.name}-{folder.tag}.parquet", PART, parts(), ROWS)
+        entry = folder.write_batches(f"{unit.name}-{folder.tag}.parquet", PART, parts(), ROWS, REPEATING)
     return folder.record(unit.name, [entry], dict(counters), examples=examples)
 
 

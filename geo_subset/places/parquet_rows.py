@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geo_subset.errors import SettingsError
-from geo_subset.places import areas, geonames_cache, names, utf8
+from geo_subset.places import areas, geonames_cache, names, same_place, utf8
 from geo_subset.places.areas import Area
 from geo_subset.places.place import SCHEMA
 from geo_subset.settings import PlaceFilters
@@ -32,6 +32,8 @@ COLUMNS = (
     "id", "name", "kind", "locality", "region", "country", "latitude", "longitude", "confidence", "closed",
     "categories", "alternate_names",
 )  # fmt: skip
+
+_TOWNS = same_place.GROUPS["settlement"] + same_place.GROUPS["quarter"]
 
 # The first reason that fits counts.
 _CHECKED = f"""
@@ -61,7 +63,7 @@ _CHECKED = f"""
         WHEN len(wanted.names) > 0 AND NOT coalesce(
             list_contains(wanted.names, lower(admin1)) OR list_contains(wanted.names, lower(code)), false)
             THEN 'other_admin1'
-        WHEN {names.unsearchable("name", "false")} THEN 'unsearchable_name'
+        WHEN {names.unsearchable("name", f"coalesce(kind IN {_TOWNS}, false)")} THEN 'unsearchable_name'
     END AS reason
     FROM placed CROSS JOIN wanted
 """

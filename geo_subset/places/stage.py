@@ -107,7 +107,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
         ):
             if not counters["places"]:
                 raise SettingsError(_none_left(counters))
-            entry = folder.write_batches(FILE, tables.PLACES, chunks, ROW_GROUP_SIZE)
+            entry = folder.write_batches(FILE, tables.PLACES, chunks, ROW_GROUP_SIZE, gather.REPEATING)
         records[_UNIT] = folder.record(_UNIT, [entry], dict(counters))
         examples: dict[str, str] = {}
         for unit in gathered.units:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from geo_subset.errors import SettingsError
 from geo_subset.places import clip_tokens, prompts
-from geo_subset.places.place import Place
+from geo_subset.places.place import Place, table
 
 
 def made(
@@ -171,3 +171,39 @@ def test_other_names_follow_each_template() -> None:
 def test_defaults_by_kind(kind: str, admin2: str | None, expected: str) -> None:
     place = Place("geonames:1", "Mill", kind, "Oregon, United States", "Oregon", admin2, "US")
     assert made(place, ()) == [expected]
+
+
+_names = st.text(st.sampled_from("Aé&東 "), min_size=1, max_size=5) | st.just("Mill") | st.just("Mill " * 16)
+_places = st.builds(
+    Place,
+    place_id=st.sampled_from(["geonames:1", "overture:a:b", "list:x"]),
+    name=_names,
+    kind=st.sampled_from(["city", "state", "park"]),
+    context=st.none() | st.just("Oregon") | st.just("Oregon " * 90),
+    admin1=st.none() | st.just("Oregon"),
+    admin2=st.none() | st.just("Lane County"),
+    country=st.sampled_from([None, "US", "FR"]),
+    population=st.none() | st.integers(0, 9),
+    alternate_names=st.just(()) | st.just(("El Molino", "Mill")),
+    precedence=st.none(),
+    variants=st.just(()),
+    latitude=st.none(),
+    longitude=st.none(),
+)
+_prompts = st.sampled_from(
+    [(), ("{name}",), ("{name}, {admin1}", "{name} in {context}", "{name} {population}%"),
+     {"city": ("{name}!",), "default": ("{kind} {name}", "{name}")}, {"park": ("{name} park",)}]
+)  # fmt: skip
+
+
+@given(st.lists(_places, min_size=1, max_size=8), _prompts, st.booleans())
+def test_a_tables_texts_are_those_of_its_places_one_by_one(
+    drawn: list[Place], prompt: prompts.Prompt, shorten: bool
+) -> None:
+    alone: Counter[str] = Counter()
+    said: dict[str, str] = {}
+    expected = [prompts.queries(each, prompt, alone, said, shorten) for each in drawn]
+    counters: Counter[str] = Counter()
+    together = prompts.column(table(drawn), prompt, counters, {}, shorten)
+    assert together.to_pylist() == expected
+    assert counters == alone

@@ -1,0 +1,185 @@
+"""What a run will cost before it is made: the arithmetic from places to shards, and the rates that go into it.
+
+Rates come from what was measured elsewhere (their sources stand beside them), from a run that is there already, or from
+the user. Without a measurement shares are 1, so that amounts are upper bounds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from geo_subset import runfolder, storage
+from geo_subset.errors import SettingsError
+from geo_subset.manifests import Manifest
+from geo_subset.runfolder import StageFolder
+from geo_subset.settings import Settings, loads
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A number that goes into the arithmetic, and where it is from."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A line of the plan: how much of what, and how it comes about. `unit` is '', 'B' or 's'."""
+
+    stage: str
+    name: str
+    value: float
+    unit: str
+    arithmetic: str
+
+
+def stated(settings: Settings) -> dict[str, Rate]:
+    """The rates without any measurement of one's own."""
+    cluster, size = settings.cluster, settings.download.image_size
+    cpus = cluster.workers * cluster.cpus_per_worker if cluster.workers else float(os.cpu_count() or 1)
+    laion = "measured on 10,000 rows of LAION"
+    pixels = (size / 256) ** 2
+    return {
+        "queries_per_second": Rate(
+            20.0 * len(settings.retrieve.clip_service.url), "20 a backend: one approximate index"
+        ),
+        "rows_per_query": Rate(settings.retrieve.num_images, "at most: retrieve.num_images"),
+        "answer_bytes": Rate(234, f"a row of JSON, {laion}"),
+        "match_bytes": Rate(101, f"a row of parquet, {laion}"),
+        "distinct": Rate(1.0, "at most: every row another URL"),
+        "sample_bytes": Rate(140, f"a row of parquet, {laion}"),
+        "alive": Rate(1.0, "at most: every URL still serves its image"),
+        "images_per_second": Rate(170 * cpus, f"170 a CPU over https, benchmarks/download.py; {cpus:g} CPUs"),
+        "image_bytes": Rate(27_000 * pixels, f"27 kB at 256 pixels (laion-prepro: 270 MB for 10,000) x {pixels:.3g}"),
+    }
+
+
+def measured(run: str, num_images: int) -> dict[str, Rate]:
+    """The rates of a run, as far as its stages are done.
+
+    Raises SettingsError if none of them is, or if it asked for another number of images a place: how fast answers come
+    and how many of them are distinct depends on it.
+    """
+    url = runfolder.open_run(run)
+    text = storage.read_text(f"{url}/run.toml")
+    if text is not None and (asked := loads(text).retrieve.num_images) != num_images:
+        raise SettingsError(
+            f"{run} was made with retrieve.num_images = {asked}, not {num_images}: its rates do not hold here"
+        )
+    manifests = {stage: StageFolder(url, stage).manifest() for stage in ("retrieve", "merge", "download")}
+    rates = dict[str, float | None]()
+    if found := manifests["retrieve"]:
+        rows, requests = found.counters.get("rows", 0), found.counters.get("requests", 0)
+        rates["queries_per_second"] = _share(requests, found.seconds)
+        rates["rows_per_query"] = _share(rows, requests)
+        rates["match_bytes"] = _share(_bytes(found, "part-"), rows)
+        if merged := manifests["merge"]:
+            rates["distinct"] = _share(merged.counters.get("samples", 0), rows)
+            rates["sample_bytes"] = _share(_bytes(merged, "part-"), merged.counters.get("samples", 0))
+    if found := manifests["download"]:
+        attempted, succeeded = found.counters.get("attempted", 0), found.counters.get("succeeded", 0)
+        rates["images_per_second"] = _share(attempted, found.seconds)
+        rates["alive"] = _share(succeeded, attempted)
+        rates["image_bytes"] = _share(_bytes(found, ""), succeeded)
+    known = {name: Rate(value, f"measured in {run}") for name, value in rates.items() if value is not None}
+    if not known:
+        raise SettingsError(f"{run} holds no finished stage of a run: there is nothing to measure by")
+    return known
+
+
+def set_by_hand(rates: Mapping[str, Rate], texts: tuple[str, ...]) -> dict[str, Rate]:
+    """The rates with those of `name=value` texts in their place. Raises SettingsError for what is no such text."""
+    result = dict(rates)
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if name not in rates or not 0 < value < float("inf"):
+            raise SettingsError(f"--rate {text}: write NAME=NUMBER, where NAME is one of {', '.join(rates)}")
+        result[name] = Rate(value, "as given")
+    return result
+
+
+def counted(folder: StageFolder, file: str) -> tuple[int, int, int]:
+    """Places, search texts and bytes of a finished places stage."""
+    with folder.local([file]) as (path,), pq.ParquetFile(path) as table:
+        batches = table.iter_batches(columns=["queries"])
+        queries = sum(pc.sum(pc.list_value_length(batch.column(0))).as_py() or 0 for batch in batches)
+        return table.metadata.num_rows, queries, Path(path).stat().st_size
+
+
+def amounts(
+    places: int, queries: int, places_bytes: int, num_images: int, rates: Mapping[str, Rate]
+) -> Iterator[Amount]:
+    """The plan, line by line. A place's rows are its distinct images of all its searches, `num_images` at most."""
+
+    def rate(name: str) -> float:
+        return rates[name].value
+
+    yield Amount("places", "places", places, "", "places/places.parquet")
+    yield Amount("places", "search texts", queries, "", f"{queries / max(places, 1):.2f} a place")
+    yield Amount("places", "storage", places_bytes, "B", "places/places.parquet")
+    received = queries * rate("rows_per_query")
+    rows = min(received, places * num_images)
+    yield Amount("retrieve", "queries", queries, "", "one a search text")
+    yield Amount("retrieve", "time", queries / rate("queries_per_second"), "s", "queries / queries_per_second")
+    yield Amount("retrieve", "rows received", received, "", "queries x rows_per_query")
+    yield Amount("retrieve", "network", received * rate("answer_bytes"), "B", "rows received x answer_bytes")
+    yield Amount("retrieve", "matches", rows, "", "rows received, at most places x retrieve.num_images")
+    yield Amount("retrieve", "storage", rows * rate("match_bytes"), "B", "matches x match_bytes")
+    samples = rows * rate("distinct")
+    yield Amount("merge", "samples", samples, "", "matches x distinct")
+    yield Amount("merge", "storage", samples * rate("sample_bytes"), "B", "samples x sample_bytes")
+    images = samples * rate("alive")
+    yield Amount("download", "images", images, "", "samples x alive")
+    yield Amount("download", "time", samples / rate("images_per_second"), "s", "samples / images_per_second")
+    yield Amount("download", "storage", images * rate("image_bytes"), "B", "images x image_bytes")
+
+
+def lines(plan: list[Amount], rates: Mapping[str, Rate]) -> Iterator[str]:
+    """What to print."""
+    width = max(len(_shown(amount)) for amount in plan)
+    for number, amount in enumerate(plan):
+        stage = amount.stage if not number or plan[number - 1].stage != amount.stage else ""
+        yield f"{stage:<9} {amount.name:<14} {_shown(amount):>{width}}   = {amount.arithmetic}"
+    total = sum(amount.value for amount in plan if amount.name == "storage")
+    time = sum(amount.value for amount in plan if amount.name == "time")
+    yield f"{'in all':<9} {'storage':<14} {_size(total):>{width}}"
+    yield f"{'':<9} {'time':<14} {_time(time):>{width}}"
+    yield ""
+    yield "with these rates:"
+    for name, rate in rates.items():
+        yield f"  {name:<19} {rate.value:>12,.6g}   {rate.source}"
+
+
+def _shown(amount: Amount) -> str:
+    if amount.unit == "B":
+        return _size(amount.value)
+    return _time(amount.value) if amount.unit == "s" else f"{round(amount.value):,}"
+
+
+def _size(size: float) -> str:
+    return f"{tqdm.format_sizeof(size, divisor=1000)}B"
+
+
+def _time(seconds: float) -> str:
+    days, rest = divmod(round(seconds), 86_400)
+    return f"{days} d {tqdm.format_interval(rest)}" if days else str(tqdm.format_interval(rest))
+
+
+def _bytes(manifest: Manifest, prefix: str) -> int:
+    return sum(entry.bytes for entry in manifest.files if entry.path.startswith(prefix))
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if part > 0 and whole > 0 else None
