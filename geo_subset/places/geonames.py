@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -221,9 +222,10 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 
 
 def _columns(path: str) -> int:
-    """How many columns the first line has."""
+    """How many columns the first lines have, most of them: single ones may be malformed."""
     with _opened(path) as stream:
-        return stream.readline().count(b"\t") + 1
+        lines = Counter(line.count(b"\t") + 1 for line in islice(iter(stream.readline, b""), 50))
+    return lines.most_common(1)[0][0] if lines else 0
 
 
 def _batches(path: str, counters: Counter[str]) -> Iterator[pa.RecordBatch]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -193,6 +194,19 @@ def test_many_files_of_a_folder_give_the_same_whatever_the_workers(tmp_path: Pat
     assert one.table.equals(two.table)
     assert one.counters == {"rows": 30, "places": 30}
     assert one.column("namesakes") == [3] * 30
+
+
+def test_a_release_on_object_storage(tmp_path: Path, s3_bucket: str) -> None:
+    write(tmp_path / "p.parquet", [row("a"), row("b", "Far Mill", at=(-120.0, 40.0))], row_group_size=1)
+    url = f"{s3_bucket}/release/theme=places/type=place"
+    fsspec.filesystem("s3").put(str(tmp_path / "p.parquet"), f"{url}/part-00000.zstd.parquet")
+    made = make_places(tmp_path / "run", source="overture", path=url, filters={"bbox": [-75, 40, -73, 41]})
+    assert made.column("place_id") == ["overture:a"]
+    assert made.counters == {"rows": 2, "places": 1, "dropped_outside_bbox": 1}
+    with pytest.raises(SettingsError, match=r"no such file or folder|no file that ends in"):
+        make_places(tmp_path / "run", source="overture", path=f"{s3_bucket}/nothing")
+    with pytest.raises(SettingsError, match=r"cannot be listed|no such file"):
+        make_places(tmp_path / "run", source="overture", path="s3://no-such-bucket-here/x")
 
 
 def test_what_is_no_file_of_places_is_told(tmp_path: Path) -> None:
