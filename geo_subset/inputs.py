@@ -59,7 +59,7 @@ def _wanted(root: str, listed: dict[str, Any], endings: Sequence[str]) -> dict[s
     return {
         name: info
         for name, info in listed.items()
-        if info["type"] == "file" and name.lower().endswith(tuple(endings)) and shown(name)
+        if info["type"] != "directory" and name.lower().endswith(tuple(endings)) and shown(name)
     }
 
 

@@ -50,4 +50,5 @@ def rubbish(run: str | Path) -> list[str]:
     """What an ended run must not leave behind."""
     fs, root = fsspec.core.url_to_fs(str(run))
     names = [str(path)[len(root) :] for path in fs.find(root)]
-    return [name for name in names if ".tmp-" in name or "_records" in name or "_shuffle" in name]
+    left = (".tmp-", "_records", "_shuffle", "_parts")
+    return [name for name in names if any(part in name for part in left)]

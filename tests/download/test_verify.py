@@ -167,6 +167,7 @@ def test_a_run_with_a_retry_pass(run: Run, run_file: Path, geo_subset_here: Here
     assert re.search(r"shards/retry-001: its row of sample \S+ is not that of the samples table", out)
 
 
+@pytest.mark.slow
 def test_a_run_on_object_storage(run: Run, run_file: Path, s3_bucket: str) -> None:
     url = f"{s3_bucket}/verified"
     fs, root = fsspec.core.url_to_fs(url)

@@ -135,6 +135,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error_and_the_next_run_completes(run_file, undisturbed, verified, small_disk):
     run = small_disk / "run"
     out = subprocess.run(command(run_file, run, what="download"), capture_output=True, text=True, check=False)
