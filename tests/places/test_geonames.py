@@ -299,3 +299,33 @@ def test_names_that_nobody_could_search_for(name: str, landmark: bool, town: boo
     query = f"SELECT {names.unsearchable('name', 'town')} FROM (SELECT $1 AS name, $2 AS town)"
     found = [duckdb.execute(query, [name, is_town]).fetchone() for is_town in (False, True)]
     assert found == [(not landmark,), (not town,)]
+
+
+def alternate(number: Any, language: str, name: str, *flags: str) -> str:
+    """A line of alternateNamesV2.txt; flags: preferred, short, colloquial, historic, from, to."""
+    return "\t".join(["9", str(number), language, name, *flags, *[""] * (6 - len(flags))])
+
+
+@pytest.mark.parametrize("columns", [10, 8])
+def test_names_in_other_languages(tmp_path: Path, columns: int) -> None:
+    (tmp_path / "US.txt").write_text("\n".join([line(1, "Old Mill"), line(2, "New Mill")]), encoding="utf-8")
+    names = [
+        alternate(1, "es", "Molino"), alternate(1, "es", "El Molino Viejo", "1"), alternate(1, "ES", "Molino"),
+        alternate(1, "de", "Alte Mühle"), alternate(1, "fr", "Vieux Moulin"), alternate(3, "es", "Otro"),
+        alternate(1, "es", "Viejo", "", "", "", "1"), alternate(1, "es", "Old Mill"), alternate(1, "link", "https://x"),
+    ]  # fmt: skip
+    lines = ["\t".join(text.split("\t")[:columns]) for text in names]
+    folder = tmp_path / "alternatenames"  # whose files are called like the dumps
+    folder.mkdir()
+    no_utf8 = b"\n9\t1\tes\tMol\xedno" + b"\t" * (columns - 4)
+    (folder / "US.txt").write_bytes("\n".join([*lines, "short\tline"]).encode() + no_utf8)
+    paths = [str(tmp_path / "US.txt"), str(folder / "US.txt")]
+    made = make_places(tmp_path / "run", source="geonames", path=paths, languages=["de", "es"])
+    assert made.column("alternate_names") == [["Alte Mühle", "El Molino Viejo", "Molino"], []]
+    within = "in New York County, New York"
+    assert made.column("queries")[0][:2] == [f"Old Mill {within}", f"Alte Mühle {within}"]
+    assert made.counters == {"rows": 2, "places": 2, "alternate_names_unreadable": 2}
+    without = make_places(tmp_path / "run", source="geonames", path=paths)
+    assert without.column("alternate_names") == [[], []]
+    with pytest.raises(SettingsError, match="names no dump of GeoNames"):
+        make_places(tmp_path / "run", source="geonames", path=paths[1:])
