@@ -6,7 +6,6 @@ value out of range is a SettingsError that names the key, the value and what is 
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ import tomli_w
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from geo_subset import complaints
 from geo_subset.errors import SettingsError
 
 if sys.version_info >= (3, 11):
@@ -327,39 +327,7 @@ def _validate(tree: dict[str, Any], where: str) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        problems: dict[str, str] = {}
-        for problem in error.errors():
-            # A union reports a problem once for each of its members, whose names are no part of the key.
-            location = [str(part) for part in problem["loc"] if not _is_union_member(part)]
-            problems.setdefault(".".join(location), _describe(dict(problem), location))
-        raise SettingsError(f"{where}: " + "; ".join(problems.values())) from None
-
-
-def _describe(error: dict[str, Any], location: list[str]) -> str:
-    key = ".".join(location)
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key}{_known_keys(location)}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _is_union_member(part: object) -> bool:
-    return isinstance(part, str) and (part == "constrained-int" or part.startswith(("tuple[", "dict[", "function-")))
-
-
-def _known_keys(location: list[str]) -> str:
-    section: type[BaseModel] = Settings
-    for name in location[:-1]:
-        fields = {field.alias or key: field for key, field in section.model_fields.items()}
-        annotation = fields[name].annotation if name in fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ""
-        section = annotation
-    known = [field.alias or key for key, field in section.model_fields.items()]
-    close = difflib.get_close_matches(location[-1], known, n=1)
-    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(known)})"
+        raise SettingsError(f"{where}: {complaints.told(error, Settings)}") from None
 
 
 def _check_paths(places: PlacesSettings) -> None:

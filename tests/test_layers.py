@@ -17,7 +17,7 @@ FLOORS = [
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "shuffle"},
     {"manifests", "tables", "settings", "progress", "urls", "storage", "inputs", "retry_after"},
-    {"errors", "stopping", ""},
+    {"errors", "stopping", "complaints", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
