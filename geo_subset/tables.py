@@ -35,6 +35,7 @@ PLACES = pa.schema(
         pa.field("longitude", pa.float64()),
         pa.field("population", pa.int64()),
         pa.field("queries", pa.list_(pa.string())),
+        pa.field("dictionary_word", pa.bool_()),
     ]
 )
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from geo_subset import tables
 from geo_subset.errors import SettingsError
 from geo_subset.manifests import Manifest
-from geo_subset.places import geonames, geonames_cache, instagram, list_files, list_source, prompts
+from geo_subset.places import dictionary, geonames, geonames_cache, instagram, list_files, list_source, prompts
 from geo_subset.places.place import Place
 from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
@@ -156,6 +156,7 @@ def _most_populous(places: Iterable[Place], limit: int, counters: Counter[str]) 
 def _table(places: Sequence[Place], queries: Sequence[list[str]]) -> pa.Table:
     columns: dict[str, Sequence[Any]] = dict(zip(Place._fields, zip(*places, strict=True), strict=True))
     columns["queries"] = queries
+    columns["dictionary_word"] = [place.name.casefold() in dictionary.words() for place in places]
     return pa.table({field.name: columns[field.name] for field in tables.PLACES}, schema=tables.PLACES)
 
 
