@@ -1,0 +1,493 @@
+"""What a caption says for and against each place that a name in it may mean, as numbers (compiled).
+
+A mention is a name found in a caption; a candidate is a mention with one of the places so called. `gather` fills a row
+of FEATURES per candidate; `decide` weighs them. docs/captions.md tells the same in prose.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from geo_subset.retrieve.captions import lexicon
+from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.retrieve.captions.folding import COMMA, HYPHEN, OPEN, SPACE, STOP
+from geo_subset.retrieve.captions.names import CODE, FULL, PERSON, REGION, STATE, WORD, Names
+from geo_subset.retrieve.captions.trie import find, look_up
+from geo_subset.retrieve.captions.words import ALL_CAPITALS, CAPITAL, split
+
+#: Where the place's own region (state) is named: right after the name; next of all regions, at most four words on;
+#: further on, or before; and whether another name that the table has ('claimed') or has not ('unknown') goes with it.
+#: Else: another region is named right after the name; other regions are named; none is. Exactly one is 1.
+RELATIONS = (
+    "own_adjacent", "own_next", "own_after", "own_after_claimed", "own_after_unknown", "own_adjacent_before",
+    "own_before", "own_before_claimed", "own_before_unknown", "other_adjacent", "other_named", "none_named",
+)  # fmt: skip
+FEATURES = (
+    *RELATIONS,
+    "country_named", "other_country_adjacent", "other_country_named",
+    # log10 of people (0 if unknown), of the share among all so called, of how much larger a city elsewhere is, of how
+    # many are so called: where the own region is named, and where it is not
+    "people_own", "people_none", "people_unknown", "share_own", "share_none", "outside_own", "outside_none",
+    "crowd_own", "crowd_none",
+    # the name itself
+    "lower_case", "caption_without_case", "title_case", "all_capitals", "english_word", "english_word_none",
+    "english_word_lower_case", "region_name", "region_name_after_name", "given_name", "given_name_none", "several_words",
+    # after it
+    "next_within", "next_nature", "next_street", "next_body", "next_other_kind", "next_capital", "next_hyphen",
+    "next_end", "next_comma", "next_stop", "next_open", "near_after",
+    # before it
+    "previous_none", "previous_stop", "previous_comma", "previous_in", "previous_from", "previous_of", "previous_near",
+    "previous_title", "previous_given", "previous_side", "previous_capital", "previous_hyphen",
+    # in the caption
+    "late", "first_adjacent", "later_adjacent", "adjacent_elsewhere", "other_names",
+)  # fmt: skip
+_INDEX = {name: number for number, name in enumerate(FEATURES)}
+_WIDTH = len(FEATURES)
+#: Candidates of a caption, mentions of a caption that are weighed, places per name, regions named: at most.
+MOST_CANDIDATES, MOST_MENTIONS, _MOST_PLACES, _MOST_REGIONS = 512, 64, 24, 32
+#: Bytes of a caption that are read.
+MOST_BYTES = 1 << 16
+_NO_CLAIM, _UNKNOWN_CLAIM = -1, -2
+
+
+class Tables(NamedTuple):
+    """`Names` and the folding tables as compiled functions take them."""
+
+    entry: npt.NDArray[np.int32]
+    more: npt.NDArray[np.int32]
+    separator: npt.NDArray[np.uint8]
+    slots: npt.NDArray[np.uint64]
+    starts: npt.NDArray[np.uint64]
+    first: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int32]
+    by_region: npt.NDArray[np.int32]
+    outside: npt.NDArray[np.float32]
+    crowd: npt.NDArray[np.float32]
+    traits: npt.NDArray[np.uint8]
+    level: npt.NDArray[np.int8]
+    region: npt.NDArray[np.int32]
+    country: npt.NDArray[np.int32]
+    people: npt.NDArray[np.float32]
+    region_slots: npt.NDArray[np.uint64]
+    region_starts: npt.NDArray[np.uint64]
+    meaning: npt.NDArray[np.int32]
+    nation: npt.NDArray[np.int32]
+    written: npt.NDArray[np.int8]
+    cue_slots: npt.NDArray[np.uint64]
+    classes: npt.NDArray[np.int32]
+
+
+class Scratch(NamedTuple):
+    """Working space of one thread."""
+
+    hashes: npt.NDArray[np.uint64]
+    begins: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
+    before: npt.NDArray[np.uint8]
+    found: npt.NDArray[np.int32]
+    named: npt.NDArray[np.int32]
+    claims: npt.NDArray[np.int32]
+    mention: npt.NDArray[np.int32]
+    place: npt.NDArray[np.int32]
+    features: npt.NDArray[np.float32]
+    base: npt.NDArray[np.float32]
+
+
+def tables(names: Names) -> Tables:
+    from geo_subset.retrieve.captions import folding
+
+    folds = folding.table()
+    return Tables(
+        folds.entry, folds.more, folds.separator, names.trie.slots, names.trie.starts, names.first, names.places,
+        names.by_region, names.outside, names.crowd, names.traits, names.level, names.region, names.country,
+        names.people, names.regions.slots, names.regions.starts, names.meaning, names.nation, names.written,
+        names.cues.slots, names.classes,
+    )  # fmt: skip
+
+
+def scratch() -> Scratch:
+    words = MOST_BYTES + 2
+    return Scratch(
+        np.empty(words, np.uint64), np.empty(words, np.int32), np.empty(words, np.int32), np.empty(words, np.uint8),
+        np.empty(words, np.uint8), np.empty((words, 3), np.int32), np.empty((words, 3), np.int32),
+        np.empty(words, np.int32), np.empty(MOST_CANDIDATES, np.int32), np.empty(MOST_CANDIDATES, np.int32),
+        np.zeros((MOST_CANDIDATES, _WIDTH), np.float32), np.zeros(_WIDTH, np.float32),
+    )  # fmt: skip
+
+
+(
+    OWN_ADJACENT, OWN_NEXT, OWN_AFTER, OWN_AFTER_CLAIMED, OWN_AFTER_UNKNOWN, OWN_ADJACENT_BEFORE, OWN_BEFORE,
+    OWN_BEFORE_CLAIMED, OWN_BEFORE_UNKNOWN, OTHER_ADJACENT, OTHER_NAMED, NONE_NAMED,
+) = range(len(RELATIONS))  # fmt: skip
+(
+    COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT, OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, SHARE_OWN,
+    SHARE_NONE, OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE,
+    ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE, ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_AFTER, GIVEN_NAME,
+    GIVEN_NAME_NONE, SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY, NEXT_OTHER_KIND, NEXT_CAPITAL,
+    NEXT_HYPHEN, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
+    PREVIOUS_IN, PREVIOUS_FROM, PREVIOUS_OF, PREVIOUS_NEAR, PREVIOUS_TITLE, PREVIOUS_GIVEN, PREVIOUS_SIDE,
+    PREVIOUS_CAPITAL, PREVIOUS_HYPHEN, LATE, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE, OTHER_NAMES,
+) = range(len(RELATIONS), _WIDTH)  # fmt: skip
+
+_IN, _FROM, _OF, _NEAR = lexicon.IN, lexicon.FROM, lexicon.OF, lexicon.NEAR
+_WITHIN, _NATURE, _STREET, _BODY = lexicon.WITHIN, lexicon.NATURE, lexicon.STREET, lexicon.BODY
+_TITLE, _GIVEN, _SIDE, _OTHER_KIND = lexicon.TITLE, lexicon.GIVEN, lexicon.SIDE, lexicon.OTHER_KIND
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+@inlined
+def _classes(t, s, word):  # type: ignore[no-untyped-def]
+    value = look_up(t.cue_slots, np.uint64(0), s.hashes[word])
+    return t.classes[(value & _LOW) - np.uint64(1)] if value else np.int32(0)
+
+
+@compiled
+def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
+    """Keeps in s.named the regions that are meant as such, and in s.claims who goes with each. Returns how many."""
+    all_named = find(t.region_slots, t.region_starts, s.hashes, words, s.named)
+    kept = 0
+    for i in range(all_named):
+        start, stop, name = s.named[i, 0], s.named[i, 1], s.named[i, 2]
+        written = t.written[name]
+        if written != FULL:
+            # 'in', 'or', 'me', 'miss': only in capitals (or one and a full stop), and only after a comma or a name
+            capital = s.flags[start] & CAPITAL
+            stopped = s.before[stop] & STOP
+            if written == CODE and not (s.flags[start] & ALL_CAPITALS and has_lower or capital and stopped):
+                continue
+            if not capital:
+                continue
+            after_name = False
+            for m in range(mentions):
+                after_name |= s.found[m, 1] == start
+            if not after_name and not (s.before[start] & COMMA and start > 0 and s.flags[start - 1] & CAPITAL):
+                continue
+        inside = False
+        for m in range(mentions):
+            longer = s.found[m, 1] - s.found[m, 0] > stop - start
+            inside |= longer and s.found[m, 0] <= start and s.found[m, 1] >= stop
+        if inside:
+            continue
+        if stop < words and s.before[stop] == SPACE and s.flags[stop] & CAPITAL:
+            if _classes(t, s, stop) & (_NATURE | _STREET | _BODY):
+                continue
+        s.named[kept, 0], s.named[kept, 1], s.named[kept, 2] = start, stop, name
+        kept += 1
+        if kept == _MOST_REGIONS:
+            break
+    for i in range(kept):
+        start = s.named[i, 0]
+        s.claims[i] = _NO_CLAIM
+        if start == 0 or t.meaning[s.named[i, 2], 0] < 0:
+            continue
+        if s.flags[start - 1] & CAPITAL and not s.before[start] & STOP:
+            s.claims[i] = _UNKNOWN_CLAIM
+        for m in range(mentions):
+            if s.found[m, 1] == start and not s.before[start] & STOP or s.found[m, 1] == start and _has(
+                t, s.found[m, 2], s.named[i, 2]
+            ):
+                s.claims[i] = m if _has(t, s.found[m, 2], s.named[i, 2]) else _UNKNOWN_CLAIM
+    return kept
+
+
+@compiled
+def _means(t, named, region):  # type: ignore[no-untyped-def]
+    """Whether a region's name may mean the region of that number."""
+    for i in range(t.meaning.shape[1]):
+        if t.meaning[named, i] == region:
+            return region >= 0
+    return False
+
+
+@compiled
+def _first_in(t, name, region):  # type: ignore[no-untyped-def]
+    """Where in by_region the places of a name in a region begin."""
+    low, high = t.first[name], t.first[name + 1]
+    while low < high:
+        middle = (low + high) // 2
+        if t.region[t.by_region[middle]] < region:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def _has(t, name, named):  # type: ignore[no-untyped-def]
+    """Whether a place so called lies in what a region's name means."""
+    for i in range(t.meaning.shape[1]):
+        region = t.meaning[named, i]
+        if region < 0:
+            return False
+        at = _first_in(t, name, region)
+        if at < t.first[name + 1] and t.region[t.by_region[at]] == region:
+            return True
+    return False
+
+
+@compiled
+def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no-untyped-def]
+    """What holds of a mention whichever place is meant, into x (F,)."""
+    x[:] = 0
+    start, stop, name = s.found[m, 0], s.found[m, 1], s.found[m, 2]
+    capital = s.flags[start] & CAPITAL
+    traits = t.traits[name]
+    title = words >= 4 and capitals * 10 >= words * 7
+    mixed = capitals > 0 and not title
+    if capitals == 0:
+        x[CAPTION_WITHOUT_CASE] = 1
+    elif not capital:
+        x[LOWER_CASE] = 1
+    if title:
+        x[TITLE_CASE] = 1
+    if s.flags[start] & ALL_CAPITALS and mixed:
+        x[ALL_CAPITAL] = 1
+    if traits & WORD:
+        x[ENGLISH_WORD] = 1
+        x[ENGLISH_WORD_LOWER] = 0 if capital else 1
+    if traits & REGION:
+        x[REGION_NAME] = 1
+        if m > 0 and s.found[m - 1, 1] == start and s.before[start] & (COMMA | OPEN | STOP):
+            x[REGION_NAME_AFTER] = 1
+    if traits & PERSON:
+        x[GIVEN_NAME] = 1
+    if stop - start > 1:
+        x[SEVERAL_WORDS] = 1
+
+    after = s.before[stop]
+    if stop == words:
+        x[NEXT_END] = 1
+    else:
+        classes = _classes(t, s, stop)
+        close = after == SPACE or after == 0
+        region_next = False
+        for i in range(regions):
+            region_next |= s.named[i, 0] == stop
+        if close and not region_next:
+            written = s.flags[stop] & CAPITAL or not capital or capitals == 0
+            if classes & _WITHIN:
+                x[NEXT_WITHIN] = 1
+            elif classes & _NATURE and written:
+                x[NEXT_NATURE] = 1
+            elif classes & _STREET and written:
+                x[NEXT_STREET] = 1
+            elif classes & _BODY and written:
+                x[NEXT_BODY] = 1
+            elif classes & _OTHER_KIND and written:
+                x[NEXT_OTHER_KIND] = 1
+            elif mixed and s.flags[stop] & CAPITAL:
+                x[NEXT_CAPITAL] = 1
+        if after & HYPHEN and not after & SPACE:
+            x[NEXT_HYPHEN] = 1
+        if after & COMMA:
+            x[NEXT_COMMA] = 1
+        elif after & STOP:
+            x[NEXT_STOP] = 1
+        elif after & OPEN:
+            x[NEXT_OPEN] = 1
+        for i in range(stop, min(words, stop + 3)):
+            if _classes(t, s, i) & _NEAR:
+                x[NEAR_AFTER] = 1
+
+    between = s.before[start]
+    if start == 0:
+        x[PREVIOUS_NONE] = 1
+    else:
+        if between & STOP:
+            x[PREVIOUS_STOP] = 1
+        elif between & COMMA:
+            x[PREVIOUS_COMMA] = 1
+        elif between & HYPHEN and not between & SPACE:
+            x[PREVIOUS_HYPHEN] = 1
+        else:
+            classes = _classes(t, s, start - 1)
+            if classes & _OF and start > 1:
+                further = _classes(t, s, start - 2)
+                x[PREVIOUS_OF] = 1
+                if further & _NEAR:
+                    x[PREVIOUS_NEAR] = 1
+            elif classes & _IN:
+                x[PREVIOUS_IN] = 1
+            elif classes & _NEAR:
+                x[PREVIOUS_NEAR] = 1
+            elif classes & _FROM:
+                x[PREVIOUS_FROM] = 1
+            elif classes & _SIDE:
+                x[PREVIOUS_SIDE] = 1
+            elif classes & _TITLE:
+                x[PREVIOUS_TITLE] = 1
+            elif classes & _GIVEN and capital:
+                x[PREVIOUS_GIVEN] = 1
+            elif mixed and s.flags[start - 1] & CAPITAL:
+                x[PREVIOUS_CAPITAL] = 1
+    if start >= 15:
+        x[LATE] = 1
+    x[OTHER_NAMES] = min(mentions - 1, 8) / 4.0
+
+
+@compiled
+def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
+    """How the naming of a region stands to a mention: an index of RELATIONS."""
+    start, stop = s.found[m, 0], s.found[m, 1]
+    best = np.int64(NONE_NAMED)
+    next_seen = False
+    for i in range(regions):
+        first, last, named = s.named[i, 0], s.named[i, 1], s.named[i, 2]
+        if t.meaning[named, 0] < 0 or first < stop and start < last:
+            continue
+        claim = s.claims[i]
+        own = _means(t, named, region)
+        relation = np.int64(OTHER_NAMED)
+        if first == stop:
+            relation = np.int64(OWN_ADJACENT if own else OTHER_ADJACENT)
+        elif own and first > stop:
+            if not next_seen and first - stop <= 4 and claim != _UNKNOWN_CLAIM:
+                relation = np.int64(OWN_NEXT)
+            elif claim == _UNKNOWN_CLAIM:
+                relation = np.int64(OWN_AFTER_UNKNOWN)
+            else:
+                relation = np.int64(OWN_AFTER if claim == _NO_CLAIM else OWN_AFTER_CLAIMED)
+        elif own:
+            if last == start and claim == _NO_CLAIM:
+                relation = np.int64(OWN_ADJACENT_BEFORE)
+            elif claim == _UNKNOWN_CLAIM:
+                relation = np.int64(OWN_BEFORE_UNKNOWN)
+            else:
+                relation = np.int64(OWN_BEFORE if claim == _NO_CLAIM else OWN_BEFORE_CLAIMED)
+        if first >= stop:
+            next_seen = True
+        best = min(best, relation)
+    return best
+
+
+@compiled
+def _candidate(t, s, m, place, regions, x):  # type: ignore[no-untyped-def]
+    """Adds to x what holds of a mention if a certain place is meant."""
+    name = s.found[m, 2]
+    region, country = t.region[place], t.country[place]
+    if t.level[place] == STATE:  # its own name is the region's: what counts is whether another name goes with it
+        relation = np.int64(OWN_AFTER)
+        others = False
+        for i in range(regions):
+            if s.named[i, 0] == s.found[m, 0] and s.named[i, 1] == s.found[m, 1]:
+                if s.claims[i] == _UNKNOWN_CLAIM:
+                    relation = np.int64(OWN_AFTER_UNKNOWN)
+                elif s.claims[i] >= 0:
+                    relation = np.int64(OWN_AFTER_CLAIMED)
+            elif t.meaning[s.named[i, 2], 0] >= 0 and not _means(t, s.named[i, 2], region):
+                others = True
+        x[relation] = 1
+        if others:
+            x[OTHER_NAMED] = 1
+        own = False
+    else:
+        relation = _relation(t, s, m, region, regions)
+        x[relation] = 1
+        own = relation < OTHER_ADJACENT
+    for i in range(regions):
+        nation = t.nation[s.named[i, 2]]
+        if nation < 0 or s.named[i, 0] < s.found[m, 1] and s.found[m, 0] < s.named[i, 1]:
+            continue
+        if nation == country:
+            x[COUNTRY_NAMED] = 1
+        elif t.meaning[s.named[i, 2], 0] < 0:  # not Georgia, which is a state as well
+            x[OTHER_COUNTRY_NAMED] = 1
+            if s.named[i, 0] == s.found[m, 1]:
+                x[OTHER_COUNTRY_ADJACENT] = 1
+    people = t.people[place]
+    crowd = np.log10(np.float32(t.first[name + 1] - t.first[name]))
+    if people < 0:
+        x[PEOPLE_UNKNOWN] = 1
+        people = np.float32(0)
+    excess = max(np.float32(0), t.outside[name] - people)
+    if own:
+        x[PEOPLE_OWN], x[SHARE_OWN], x[OUTSIDE_OWN], x[CROWD_OWN] = people, people - t.crowd[name], excess, crowd
+    else:
+        x[PEOPLE_NONE], x[SHARE_NONE], x[OUTSIDE_NONE], x[CROWD_NONE] = people, people - t.crowd[name], excess, crowd
+        x[ENGLISH_WORD_NONE] = x[ENGLISH_WORD]
+        x[GIVEN_NAME_NONE] = x[GIVEN_NAME]
+
+
+@compiled
+def _add(t, s, m, place, regions, number):  # type: ignore[no-untyped-def]
+    s.mention[number], s.place[number] = m, place
+    row = s.features[number]
+    row[:] = s.base
+    _candidate(t, s, m, place, regions, row)
+    return number + 1
+
+
+@compiled
+def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
+    """Reads one caption, data[start:stop]. Returns (mentions, candidates); s holds both, mentions in order.
+
+    Mentions inside the longer name of a region ('York' in 'New York') are left out.
+    """
+    words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
+                  s.hashes, s.begins, s.ends, s.flags, s.before)  # fmt: skip
+    mentions = min(find(t.slots, t.starts, s.hashes, words, s.found), MOST_MENTIONS)
+    if mentions == 0:
+        return 0, 0
+    capitals = 0
+    has_lower = False
+    for i in range(words):
+        capitals += s.flags[i] & CAPITAL
+        has_lower |= s.flags[i] & 2 != 0
+    regions = _regions(t, s, words, mentions, has_lower)
+    number = 0
+    for m in range(mentions):
+        inside = False
+        for i in range(regions):
+            longer = s.named[i, 1] - s.named[i, 0] > s.found[m, 1] - s.found[m, 0]
+            inside |= longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]
+        if inside:
+            continue
+        _mention(t, s, m, mentions, words, capitals, regions, s.base)
+        name = s.found[m, 2]
+        first, last = t.first[name], t.first[name + 1]
+        if last - first > _MOST_PLACES:
+            # Of hundreds so called: those in the regions named, and else the most populous
+            for i in range(regions):
+                for j in range(t.meaning.shape[1]):
+                    region = t.meaning[s.named[i, 2], j]
+                    at = _first_in(t, name, region) if region >= 0 else last
+                    taken = 0
+                    while at < last and t.region[t.by_region[at]] == region and taken < _MOST_PLACES:
+                        if number < MOST_CANDIDATES:
+                            number = _add(t, s, m, t.by_region[at], regions, number)
+                        at += 1
+                        taken += 1
+            last = first + _MOST_PLACES
+        for at in range(first, last):
+            if number < MOST_CANDIDATES:
+                known = False
+                if t.first[name + 1] - first > _MOST_PLACES:
+                    for c in range(number):
+                        known |= s.mention[c] == m and s.place[c] == t.places[at]
+                if not known:
+                    number = _add(t, s, m, t.places[at], regions, number)
+    _order(s, mentions, number)
+    return mentions, number
+
+
+@compiled
+def _order(s, mentions, number):  # type: ignore[no-untyped-def]
+    """Sets what depends on the caption's other mentions: whether a name before or after has its region beside it."""
+    first, last = mentions, -1
+    for c in range(number):
+        if s.features[c, OWN_ADJACENT]:
+            first, last = min(first, s.mention[c]), max(last, s.mention[c])
+    if last < 0:
+        return
+    for c in range(number):
+        row = s.features[c]
+        m = s.mention[c]
+        if row[OWN_ADJACENT]:
+            row[FIRST_ADJACENT] = 1 if m == first and first != last else 0
+            row[LATER_ADJACENT] = 1 if m > first else 0
+        else:
+            row[ADJACENT_ELSEWHERE] = 1
