@@ -34,15 +34,16 @@ FEATURES = (
     "crowd_own", "crowd_none",
     # the name itself
     "lower_case", "caption_without_case", "title_case", "all_capitals", "english_word", "english_word_none",
-    "english_word_lower_case", "region_name", "region_name_after_name", "given_name", "given_name_none", "several_words",
+    "english_word_lower_case", "region_name", "region_name_own", "region_name_after_name", "given_name", "given_name_none", "several_words",
     # after it
     "next_within", "next_nature", "next_street", "next_body", "next_other_kind", "next_capital", "next_hyphen",
-    "next_end", "next_comma", "next_stop", "next_open", "near_after",
+    "region_then_end", "region_then_stop", "region_then_comma", "listed", "next_end", "next_comma", "next_stop", "next_open", "near_after",
     # before it
     "previous_none", "previous_stop", "previous_comma", "previous_in", "previous_from", "previous_of", "previous_near",
     "previous_title", "previous_given", "previous_side", "previous_capital", "previous_hyphen",
     # in the caption
-    "late", "first_adjacent", "later_adjacent", "adjacent_elsewhere", "other_names",
+    "between", "late", "first_adjacent", "later_adjacent", "adjacent_elsewhere", "unknown_before", "unknown_after",
+    "other_names",
 )  # fmt: skip
 _INDEX = {name: number for number, name in enumerate(FEATURES)}
 _WIDTH = len(FEATURES)
@@ -84,6 +85,7 @@ class Scratch(NamedTuple):
     """Working space of one thread."""
 
     hashes: npt.NDArray[np.uint64]
+    bases: npt.NDArray[np.uint64]
     begins: npt.NDArray[np.int32]
     ends: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint8]
@@ -112,8 +114,8 @@ def tables(names: Names) -> Tables:
 def scratch() -> Scratch:
     words = MOST_BYTES + 2
     return Scratch(
-        np.empty(words, np.uint64), np.empty(words, np.int32), np.empty(words, np.int32), np.empty(words, np.uint8),
-        np.empty(words, np.uint8), np.empty((words, 3), np.int32), np.empty((words, 3), np.int32),
+        np.empty(words, np.uint64), np.empty(words, np.uint64), np.empty(words, np.int32), np.empty(words, np.int32),
+        np.empty(words, np.uint8), np.empty(words, np.uint8), np.empty((words, 3), np.int32), np.empty((words, 3), np.int32),
         np.empty(words, np.int32), np.empty(MOST_CANDIDATES, np.int32), np.empty(MOST_CANDIDATES, np.int32),
         np.zeros((MOST_CANDIDATES, _WIDTH), np.float32), np.zeros(_WIDTH, np.float32),
     )  # fmt: skip
@@ -126,16 +128,18 @@ def scratch() -> Scratch:
 (
     COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT, OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, SHARE_OWN,
     SHARE_NONE, OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE,
-    ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE, ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_AFTER, GIVEN_NAME,
+    ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE, ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_OWN, REGION_NAME_AFTER, GIVEN_NAME,
     GIVEN_NAME_NONE, SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY, NEXT_OTHER_KIND, NEXT_CAPITAL,
-    NEXT_HYPHEN, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
+    NEXT_HYPHEN, REGION_THEN_END, REGION_THEN_STOP, REGION_THEN_COMMA, LISTED, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
     PREVIOUS_IN, PREVIOUS_FROM, PREVIOUS_OF, PREVIOUS_NEAR, PREVIOUS_TITLE, PREVIOUS_GIVEN, PREVIOUS_SIDE,
-    PREVIOUS_CAPITAL, PREVIOUS_HYPHEN, LATE, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE, OTHER_NAMES,
+    PREVIOUS_CAPITAL, PREVIOUS_HYPHEN, BETWEEN, LATE, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE,
+    UNKNOWN_BEFORE, UNKNOWN_AFTER, OTHER_NAMES,
 ) = range(len(RELATIONS), _WIDTH)  # fmt: skip
 
 _IN, _FROM, _OF, _NEAR = lexicon.IN, lexicon.FROM, lexicon.OF, lexicon.NEAR
 _WITHIN, _NATURE, _STREET, _BODY = lexicon.WITHIN, lexicon.NATURE, lexicon.STREET, lexicon.BODY
 _TITLE, _GIVEN, _SIDE, _OTHER_KIND = lexicon.TITLE, lexicon.GIVEN, lexicon.SIDE, lexicon.OTHER_KIND
+_BETWEEN, _LIST = lexicon.BETWEEN, lexicon.LIST
 _LOW = np.uint64(0xFFFFFFFF)
 
 
@@ -148,7 +152,7 @@ def _classes(t, s, word):  # type: ignore[no-untyped-def]
 @compiled
 def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
     """Keeps in s.named the regions that are meant as such, and in s.claims who goes with each. Returns how many."""
-    all_named = find(t.region_slots, t.region_starts, s.hashes, words, s.named)
+    all_named = find(t.region_slots, t.region_starts, s.hashes, s.bases, words, s.named)
     kept = 0
     for i in range(all_named):
         start, stop, name = s.named[i, 0], s.named[i, 1], s.named[i, 2]
@@ -180,18 +184,29 @@ def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
         if kept == _MOST_REGIONS:
             break
     for i in range(kept):
-        start = s.named[i, 0]
         s.claims[i] = _NO_CLAIM
-        if start == 0 or t.meaning[s.named[i, 2], 0] < 0:
+        named = s.named[i, 2]
+        start = _back(t, s, s.named[i, 0])
+        if start == 0 or t.meaning[named, 0] < 0:
             continue
-        if s.flags[start - 1] & CAPITAL and not s.before[start] & STOP:
+        stopped = s.before[start] & STOP
+        if s.flags[start - 1] & CAPITAL and not stopped and not _classes(t, s, start - 1) & _WITHIN:
             s.claims[i] = _UNKNOWN_CLAIM
         for m in range(mentions):
-            if s.found[m, 1] == start and not s.before[start] & STOP or s.found[m, 1] == start and _has(
-                t, s.found[m, 2], s.named[i, 2]
-            ):
-                s.claims[i] = m if _has(t, s.found[m, 2], s.named[i, 2]) else _UNKNOWN_CLAIM
+            if s.found[m, 1] == start:
+                if _has(t, s.found[m, 2], named):
+                    s.claims[i] = m
+                elif not stopped:
+                    s.claims[i] = _UNKNOWN_CLAIM
     return kept
+
+
+@compiled
+def _back(t, s, word):  # type: ignore[no-untyped-def]
+    """The word after a name, where 'vicinity' and the like stand between that name and `word`."""
+    while word > 1 and _classes(t, s, word - 1) & _NEAR:
+        word -= 1
+    return word
 
 
 @compiled
@@ -251,8 +266,9 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
         x[ENGLISH_WORD_LOWER] = 0 if capital else 1
     if traits & REGION:
         x[REGION_NAME] = 1
-        if m > 0 and s.found[m - 1, 1] == start and s.before[start] & (COMMA | OPEN | STOP):
-            x[REGION_NAME_AFTER] = 1
+        for i in range(regions):
+            if s.named[i, 0] == start and s.named[i, 1] == stop and s.claims[i] != _NO_CLAIM:
+                x[REGION_NAME_AFTER] = 1
     if traits & PERSON:
         x[GIVEN_NAME] = 1
     if stop - start > 1:
@@ -292,6 +308,37 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
         for i in range(stop, min(words, stop + 3)):
             if _classes(t, s, i) & _NEAR:
                 x[NEAR_AFTER] = 1
+
+    for i in range(m + 1, min(mentions, m + 4)):  # the Atchison, Topeka and Santa Fe Railroad
+        gap = s.found[i, 0] - s.found[i - 1, 1]
+        if gap > 1 or gap == 1 and not _classes(t, s, s.found[i, 0] - 1) & _LIST or s.before[s.found[i, 0]] & STOP:
+            break
+        end = s.found[i, 1]
+        if end < words and s.before[end] == SPACE and s.flags[end] & CAPITAL and _classes(t, s, end) & _BODY:
+            x[NEXT_BODY] = 1
+    if m + 1 < mentions:  # between Camden and Belcross, North Carolina
+        gap = s.found[m + 1, 0] - stop
+        if gap == 0 and s.before[stop] & COMMA or gap == 1 and _classes(t, s, stop) & _LIST:
+            for i in range(regions):
+                if s.claims[i] == m + 1:
+                    x[LISTED] = 1
+    for i in range(regions):
+        if _back(t, s, s.named[i, 0]) == stop and t.meaning[s.named[i, 2], 0] >= 0:
+            if s.named[i, 1] == words:
+                x[REGION_THEN_END] = 1
+            elif s.before[s.named[i, 1]] & STOP:
+                x[REGION_THEN_STOP] = 1
+            elif s.before[s.named[i, 1]] & COMMA:
+                x[REGION_THEN_COMMA] = 1
+    for i in range(max(0, start - 4), start):
+        if _classes(t, s, i) & _BETWEEN:
+            x[BETWEEN] = 1
+    for i in range(regions):
+        if s.claims[i] == _UNKNOWN_CLAIM:
+            if s.named[i, 0] > stop:
+                x[UNKNOWN_AFTER] = 1
+            elif s.named[i, 1] <= start:
+                x[UNKNOWN_BEFORE] = 1
 
     between = s.before[start]
     if start == 0:
@@ -340,9 +387,10 @@ def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
         if t.meaning[named, 0] < 0 or first < stop and start < last:
             continue
         claim = s.claims[i]
+        near = _back(t, s, first)
         own = _means(t, named, region)
         relation = np.int64(OTHER_NAMED)
-        if first == stop:
+        if near == stop:
             relation = np.int64(OWN_ADJACENT if own else OTHER_ADJACENT)
         elif own and first > stop:
             if not next_seen and first - stop <= 4 and claim != _UNKNOWN_CLAIM:
@@ -405,6 +453,7 @@ def _candidate(t, s, m, place, regions, x):  # type: ignore[no-untyped-def]
         people = np.float32(0)
     excess = max(np.float32(0), t.outside[name] - people)
     if own:
+        x[REGION_NAME_OWN] = x[REGION_NAME]
         x[PEOPLE_OWN], x[SHARE_OWN], x[OUTSIDE_OWN], x[CROWD_OWN] = people, people - t.crowd[name], excess, crowd
     else:
         x[PEOPLE_NONE], x[SHARE_NONE], x[OUTSIDE_NONE], x[CROWD_NONE] = people, people - t.crowd[name], excess, crowd
@@ -428,8 +477,8 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
     Mentions inside the longer name of a region ('York' in 'New York') are left out.
     """
     words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
-                  s.hashes, s.begins, s.ends, s.flags, s.before)  # fmt: skip
-    mentions = min(find(t.slots, t.starts, s.hashes, words, s.found), MOST_MENTIONS)
+                  s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
+    mentions = min(find(t.slots, t.starts, s.hashes, s.bases, words, s.found), MOST_MENTIONS)
     if mentions == 0:
         return 0, 0
     capitals = 0

@@ -89,12 +89,16 @@ COUNTRIES: dict[str, tuple[str, ...]] = {
 }
 
 #: Classes of words beside a name, as bits; a word may be of several.
-IN, FROM, OF, NEAR, WITHIN, NATURE, STREET, BODY, TITLE, GIVEN, SIDE, OTHER_KIND = (1 << i for i in range(12))
+IN, FROM, OF, NEAR, WITHIN, NATURE, STREET, BODY, TITLE, GIVEN, SIDE, OTHER_KIND, BETWEEN, LIST = (
+    1 << i for i in range(14)
+)
 _WORDS: dict[int, str] = {
     IN: "in at around inside across throughout visiting downtown",
     FROM: "from to toward towards via between leaving for bound route by versus vs",
+    BETWEEN: "between",
+    LIST: "and &",
     OF: "of the",
-    NEAR: "near vicinity outside suburb suburbs outskirts miles mile area",
+    NEAR: "near vicinity outside suburb suburbs outskirts miles mile area section",
     WITHIN: "county counties parish borough co",
     NATURE: """river creek valley lake lakes mountain mountains mount canyon forest national park island islands bay beach
         falls hills desert basin peninsula range plains pass gulf strait trail wilderness refuge reservoir dam glacier
@@ -141,5 +145,12 @@ def cues() -> dict[str, int]:
     return classes
 
 
+#: For tables of places without other names: the one without which most of its captions are lost.
+ALSO_CALLED = {"New York City": ("New York",)}
 #: Words of names that are written in several ways; each name is found in all of them.
 SPELLINGS = (("saint", "st"), ("sainte", "ste"), ("fort", "ft"), ("mount", "mt"), ("county", "co"))
+#: Names written as one word or two: 'Newcastle', 'LaGrange', 'De Land' (RE2: pattern, replacement).
+JOINED = (
+    (r"^(New|La|Le|De|Du|El|Mc|Mac|Van) (\pL.*)$", r"\1\2"),
+    (r"^(La|Le|De|Du|Mc|Mac|Van)(\p{Lu}\p{Ll}.*)$", r"\1 \2"),
+)

@@ -156,14 +156,15 @@ def _texts(table: pa.Table) -> tuple[pa.Array, npt.NDArray[np.int64], npt.NDArra
         parts.append(pc.list_flatten(others).cast(pa.large_string()))
         owners.append(pc.list_parent_indices(others).to_numpy())
     else:
-        # Where other names are not known: New York City is New York, but Kansas City is not Kansas.
-        region = pc.equal(main, pc.binary_join_element_wise(table["admin1"].combine_chunks(), pa.scalar("City"), " "))
-        regions = pa.array(sorted({f"{name} City" for name in lexicon.US_STATES}), pa.large_string())
-        named_so = pc.and_not(pc.ends_with(main, " City"), pc.is_in(main, regions))
-        new_york = pc.and_(pc.fill_null(region, False), pc.equal(main, "New York City"))
-        short = pc.or_(named_so, new_york)
-        parts.append(pc.utf8_slice_codeunits(main.filter(short), 0, -5))
-        owners.append(rows[short.to_numpy(zero_copy_only=False)])
+        texts = main.to_pylist()
+        also = [(name, row) for row, text in enumerate(texts) for name in lexicon.ALSO_CALLED.get(text, ())]
+        parts.append(pa.array([name for name, _ in also], pa.large_string()))
+        owners.append(np.array([row for _, row in also], np.int64))
+    for pattern, replacement in lexicon.JOINED:
+        for names, rows in list(zip(parts, owners, strict=True)):
+            fits = pc.fill_null(pc.match_substring_regex(names, pattern), False)
+            parts.append(pc.replace_substring_regex(names.filter(fits), pattern, replacement))
+            owners.append(rows[fits.to_numpy(zero_copy_only=False)])
     rows_of = np.concatenate(owners)
     return pa.concat_arrays(parts), rows_of, np.arange(len(rows_of)) < table.num_rows
 

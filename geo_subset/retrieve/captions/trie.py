@@ -68,15 +68,16 @@ def may_start(starts, word):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def find(slots, starts, hashes, count, found):  # type: ignore[no-untyped-def]
+def find(slots, starts, hashes, bases, count, found):  # type: ignore[no-untyped-def]
     """Leftmost-longest names among the words: fills `found` int32 (M, 3) with (first word, word after, name).
 
-    Where a name was found, the search goes on after it, so that names never overlap. Returns how many.
+    Where a name was found, the search goes on after it, so that names never overlap. The last word of a name may be a
+    possessive of it, where nothing is called like the possessive itself. Returns how many.
     """
     number = 0
     word = 0
     while word < count:
-        if not may_start(starts, hashes[word]):
+        if not may_start(starts, hashes[word]) and not (bases[word] and may_start(starts, bases[word])):
             word += 1
             continue
         node = np.uint64(0)
@@ -86,6 +87,10 @@ def find(slots, starts, hashes, count, found):  # type: ignore[no-untyped-def]
         while at < count:
             value = look_up(slots, node, hashes[at])
             if value == 0:
+                if bases[at]:
+                    value = look_up(slots, node, bases[at])
+                    if value & _LOW:
+                        name, stop = value & _LOW, at + 1
                 break
             at += 1
             if value & _LOW:
@@ -145,13 +150,14 @@ def _moved(slots, smaller):  # type: ignore[no-untyped-def]
 @compiled
 def _split_all(data, ends, entry, more, separators, words, offsets, longest):  # type: ignore[no-untyped-def]
     hashes = np.empty(longest + 2, np.uint64)
+    bases = np.empty(longest + 2, np.uint64)
     starts = np.empty(longest + 2, np.int32)
     stops = np.empty(longest + 2, np.int32)
     flags = np.empty(longest + 2, np.uint8)
     before = np.empty(longest + 2, np.uint8)
     total = 0
     for i in range(ends.size - 1):
-        count = split(data, ends[i], ends[i + 1], entry, more, separators, hashes, starts, stops, flags, before)
+        count = split(data, ends[i], ends[i + 1], entry, more, separators, hashes, bases, starts, stops, flags, before)
         for j in range(count):
             words[total + j] = hashes[j]
         total += count

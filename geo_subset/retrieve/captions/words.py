@@ -1,7 +1,8 @@
 """Words of UTF-8 text as hashes, straight from an Arrow string buffer (compiled).
 
 A word is a run of letters, digits and marks as `folding` has them; a character that stands alone is a word. An HTML
-entity for an apostrophe is one; any other entity is a boundary, as is a byte that is no UTF-8.
+entity for an apostrophe is one; any other entity is a boundary, as is a byte that is no UTF-8. Apostrophes are dropped,
+but of a word that ends in one and an s it is known what it would be without.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ def _entity(data, at, stop):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _with_s(word):  # type: ignore[no-untyped-def]
+    word = (word ^ np.uint64(115)) * _PRIME
+    return word ^ (word >> _SHIFT)
+
+
+@inlined
 def _flags(capital, lower, length):  # type: ignore[no-untyped-def]
     if capital == 0:
         return HAS_LOWER if lower else 0
@@ -76,13 +83,13 @@ def _flags(capital, lower, length):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def split(data, start, stop, entry, more, separators, hashes, starts, stops, flags, before):  # type: ignore[no-untyped-def]
+def split(data, start, stop, entry, more, separators, hashes, bases, starts, stops, flags, before):  # type: ignore[no-untyped-def]
     """Words of data[start:stop] (uint8) into the scratch arrays; returns how many.
 
     Args:
         data: uint8 (B,), an Arrow string buffer.
         entry, more, separators: `folding.Folding`'s tables.
-        hashes: uint64, one per word. starts, stops: int32, its bytes counted from `start`. flags: uint8.
+        hashes: uint64, one per word. bases: uint64, what a possessive is of ("Boston" in "Boston's"), else 0. starts, stops: int32, its bytes counted from `start`. flags: uint8.
         before: uint8, kinds of separators before word i; that of index `n` is what follows the last word.
             All must hold stop - start + 2 entries.
     """
@@ -92,6 +99,7 @@ def split(data, start, stop, entry, more, separators, hashes, starts, stops, fla
     length = 0
     lower = np.int32(0)
     capital = np.int32(0)
+    owner, owned = np.uint64(0), -1  # the word as it was before its last apostrophe, and how long it was then
     at = start
     first = start
     while at < stop:
@@ -120,19 +128,22 @@ def split(data, start, stop, entry, more, separators, hashes, starts, stops, fla
         elif byte == 38:  # &
             taken = _entity(data, at, stop)
             if taken < 0:
+                owner, owned = word, length
                 at -= taken
                 continue
             size = max(1, taken)
         value = np.int32(SEPARATOR) if point < 0 else entry[point]
         if value == DROPPED:
+            owner, owned = word, length
             at += size
             continue
         alone = value & ALONE != 0
         if (value == SEPARATOR or alone) and length:
             hashes[count], starts[count], stops[count], before[count] = word, first - start, at - start, seen
             flags[count] = _flags(capital, lower, length)
+            bases[count] = owner if owned > 0 and owned + 1 == length and word == _with_s(owner) else np.uint64(0)
             count += 1
-            seen, word, length, lower = np.uint8(0), _SEED, 0, np.int32(0)
+            seen, word, length, lower, owned = np.uint8(0), _SEED, 0, np.int32(0), -1
         if value == SEPARATOR:
             seen |= separators[point] if 0 <= point < separators.size else np.uint8(OTHER)
         else:
@@ -151,13 +162,14 @@ def split(data, start, stop, entry, more, separators, hashes, starts, stops, fla
                 word ^= word >> _SHIFT
             if alone:
                 hashes[count], starts[count], stops[count], before[count] = word, first - start, at + size - start, seen
-                flags[count] = 0
+                flags[count], bases[count] = 0, 0
                 count += 1
-                seen, word, length, lower = np.uint8(0), _SEED, 0, np.int32(0)
+                seen, word, length, lower, owned = np.uint8(0), _SEED, 0, np.int32(0), -1
         at += size
     if length:
         hashes[count], starts[count], stops[count], before[count] = word, first - start, stop - start, seen
         flags[count] = _flags(capital, lower, length)
+        bases[count] = owner if owned > 0 and owned + 1 == length and word == _with_s(owner) else np.uint64(0)
         count += 1
         seen = np.uint8(0)
     before[count] = seen
