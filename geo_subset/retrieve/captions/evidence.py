@@ -31,7 +31,7 @@ FEATURES = (
     # log10 of people (0 if unknown), of the share among all so called, of how much larger a city elsewhere is, of how
     # many are so called: where the own region is named, and where it is not
     "people_own", "people_none", "people_unknown", "share_own", "share_none", "outside_own", "outside_none",
-    "crowd_own", "crowd_none",
+    "crowd_own", "crowd_none", "fame_own", "fame_none", "fame_unknown",
     # the name itself
     "lower_case", "caption_without_case", "title_case", "all_capitals", "english_word", "english_word_none",
     "english_word_lower_case", "region_name", "region_name_own", "region_name_after_name", "given_name", "given_name_none", "several_words",
@@ -72,6 +72,7 @@ class Tables(NamedTuple):
     region: npt.NDArray[np.int32]
     country: npt.NDArray[np.int32]
     people: npt.NDArray[np.float32]
+    fame: npt.NDArray[np.float32]
     region_slots: npt.NDArray[np.uint64]
     region_starts: npt.NDArray[np.uint64]
     meaning: npt.NDArray[np.int32]
@@ -106,7 +107,7 @@ def tables(names: Names) -> Tables:
     return Tables(
         folds.entry, folds.more, folds.separator, names.trie.slots, names.trie.starts, names.first, names.places,
         names.by_region, names.outside, names.crowd, names.traits, names.level, names.region, names.country,
-        names.people, names.regions.slots, names.regions.starts, names.meaning, names.nation, names.written,
+        names.people, names.fame, names.regions.slots, names.regions.starts, names.meaning, names.nation, names.written,
         names.cues.slots, names.classes,
     )  # fmt: skip
 
@@ -127,7 +128,7 @@ def scratch() -> Scratch:
 ) = range(len(RELATIONS))  # fmt: skip
 (
     COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT, OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, SHARE_OWN,
-    SHARE_NONE, OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE,
+    SHARE_NONE, OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, FAME_OWN, FAME_NONE, FAME_UNKNOWN, LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE,
     ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE, ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_OWN, REGION_NAME_AFTER, GIVEN_NAME,
     GIVEN_NAME_NONE, SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY, NEXT_OTHER_KIND, NEXT_CAPITAL,
     NEXT_HYPHEN, REGION_THEN_END, REGION_THEN_STOP, REGION_THEN_COMMA, LISTED, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
@@ -451,6 +452,11 @@ def _candidate(t, s, m, place, regions, x):  # type: ignore[no-untyped-def]
     if people < 0:
         x[PEOPLE_UNKNOWN] = 1
         people = np.float32(0)
+    fame = t.fame[place]
+    if fame < 0:
+        x[FAME_UNKNOWN] = 1
+    else:
+        x[FAME_OWN if own else FAME_NONE] = fame
     excess = max(np.float32(0), t.outside[name] - people)
     if own:
         x[REGION_NAME_OWN] = x[REGION_NAME]

