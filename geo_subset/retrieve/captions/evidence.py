@@ -20,10 +20,11 @@ from geo_subset.retrieve.captions.words import ALL_CAPITALS, CAPITAL, split
 
 #: Where the place's own region (state) is named: right after the name; next of all regions, at most four words on;
 #: further on, or before; and whether another name that the table has ('claimed') or has not ('unknown') goes with it.
-#: Else: another region is named right after the name; other regions are named; none is. Exactly one is 1.
+#: Else: another region is named right after the name, or next, at most four words on; other regions are named; none is. Exactly one is 1.
 RELATIONS = (
     "own_adjacent", "own_next", "own_after", "own_after_claimed", "own_after_unknown", "own_adjacent_before",
-    "own_before", "own_before_claimed", "own_before_unknown", "other_adjacent", "other_named", "none_named",
+    "own_before", "own_before_claimed", "own_before_unknown", "other_adjacent", "other_next", "other_named",
+    "none_named",
 )  # fmt: skip
 FEATURES = (
     *RELATIONS,
@@ -37,10 +38,11 @@ FEATURES = (
     "english_word_lower_case", "region_name", "region_name_own", "region_name_after_name", "given_name", "given_name_none", "several_words",
     # after it
     "next_within", "next_nature", "next_street", "next_body", "next_other_kind", "next_capital", "next_hyphen",
+    "start_next_lower", "start_next_capital", "start_english_word",
     "region_then_end", "region_then_stop", "region_then_comma", "listed", "next_end", "next_comma", "next_stop", "next_open", "near_after",
     # before it
     "previous_none", "previous_stop", "previous_comma", "previous_in", "previous_from", "previous_of", "previous_near",
-    "previous_title", "previous_given", "previous_side", "previous_capital", "previous_hyphen",
+    "previous_title", "previous_given", "previous_side", "previous_capital", "previous_initial", "previous_hyphen",
     # in the caption
     "between", "late", "first_adjacent", "later_adjacent", "adjacent_elsewhere", "unknown_before", "unknown_after",
     "other_names",
@@ -124,16 +126,16 @@ def scratch() -> Scratch:
 
 (
     OWN_ADJACENT, OWN_NEXT, OWN_AFTER, OWN_AFTER_CLAIMED, OWN_AFTER_UNKNOWN, OWN_ADJACENT_BEFORE, OWN_BEFORE,
-    OWN_BEFORE_CLAIMED, OWN_BEFORE_UNKNOWN, OTHER_ADJACENT, OTHER_NAMED, NONE_NAMED,
+    OWN_BEFORE_CLAIMED, OWN_BEFORE_UNKNOWN, OTHER_ADJACENT, OTHER_NEXT, OTHER_NAMED, NONE_NAMED,
 ) = range(len(RELATIONS))  # fmt: skip
 (
     COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT, OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, SHARE_OWN,
     SHARE_NONE, OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, FAME_OWN, FAME_NONE, FAME_UNKNOWN, LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE,
     ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE, ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_OWN, REGION_NAME_AFTER, GIVEN_NAME,
     GIVEN_NAME_NONE, SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY, NEXT_OTHER_KIND, NEXT_CAPITAL,
-    NEXT_HYPHEN, REGION_THEN_END, REGION_THEN_STOP, REGION_THEN_COMMA, LISTED, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
+    NEXT_HYPHEN, START_NEXT_LOWER, START_NEXT_CAPITAL, START_ENGLISH_WORD, REGION_THEN_END, REGION_THEN_STOP, REGION_THEN_COMMA, LISTED, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
     PREVIOUS_IN, PREVIOUS_FROM, PREVIOUS_OF, PREVIOUS_NEAR, PREVIOUS_TITLE, PREVIOUS_GIVEN, PREVIOUS_SIDE,
-    PREVIOUS_CAPITAL, PREVIOUS_HYPHEN, BETWEEN, LATE, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE,
+    PREVIOUS_CAPITAL, PREVIOUS_INITIAL, PREVIOUS_HYPHEN, BETWEEN, LATE, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE,
     UNKNOWN_BEFORE, UNKNOWN_AFTER, OTHER_NAMES,
 ) = range(len(RELATIONS), _WIDTH)  # fmt: skip
 
@@ -141,6 +143,7 @@ _IN, _FROM, _OF, _NEAR = lexicon.IN, lexicon.FROM, lexicon.OF, lexicon.NEAR
 _WITHIN, _NATURE, _STREET, _BODY = lexicon.WITHIN, lexicon.NATURE, lexicon.STREET, lexicon.BODY
 _TITLE, _GIVEN, _SIDE, _OTHER_KIND = lexicon.TITLE, lexicon.GIVEN, lexicon.SIDE, lexicon.OTHER_KIND
 _BETWEEN, _LIST = lexicon.BETWEEN, lexicon.LIST
+_CUES = _IN | _FROM | _OF | _NEAR | _LIST
 _LOW = np.uint64(0xFFFFFFFF)
 
 
@@ -204,9 +207,15 @@ def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
 
 @compiled
 def _back(t, s, word):  # type: ignore[no-untyped-def]
-    """The word after a name, where 'vicinity' and the like stand between that name and `word`."""
+    """The word after a name, where '(vicinity)' or ', Kern County,' stands between that name and `word`."""
     while word > 1 and _classes(t, s, word - 1) & _NEAR:
         word -= 1
+    if word > 2 and s.before[word] & COMMA and _classes(t, s, word - 1) & _WITHIN:
+        for at in range(word - 2, max(0, word - 5), -1):
+            if s.before[at] & COMMA:
+                return at
+            if s.before[at] != SPACE or not s.flags[at] & CAPITAL:
+                break
     return word
 
 
@@ -275,6 +284,9 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
     if stop - start > 1:
         x[SEVERAL_WORDS] = 1
 
+    begins = start == 0 or s.before[start] & STOP != 0  # where everything has a capital
+    if begins and traits & WORD:
+        x[START_ENGLISH_WORD] = 1
     after = s.before[stop]
     if stop == words:
         x[NEXT_END] = 1
@@ -298,6 +310,9 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
                 x[NEXT_OTHER_KIND] = 1
             elif mixed and s.flags[stop] & CAPITAL:
                 x[NEXT_CAPITAL] = 1
+                x[START_NEXT_CAPITAL] = 1 if begins else 0
+            elif mixed and begins and not classes & _CUES:
+                x[START_NEXT_LOWER] = 1
         if after & HYPHEN and not after & SPACE:
             x[NEXT_HYPHEN] = 1
         if after & COMMA:
@@ -324,7 +339,8 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
                 if s.claims[i] == m + 1:
                     x[LISTED] = 1
     for i in range(regions):
-        if _back(t, s, s.named[i, 0]) == stop and t.meaning[s.named[i, 2], 0] >= 0:
+        adjacent = s.named[i, 0] == stop or _back(t, s, s.named[i, 0]) == stop
+        if adjacent and t.meaning[s.named[i, 2], 0] >= 0:
             if s.named[i, 1] == words:
                 x[REGION_THEN_END] = 1
             elif s.before[s.named[i, 1]] & STOP:
@@ -345,7 +361,9 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
     if start == 0:
         x[PREVIOUS_NONE] = 1
     else:
-        if between & STOP:
+        if between & STOP and s.ends[start - 1] - s.begins[start - 1] == 1 and s.flags[start - 1] & CAPITAL:
+            x[PREVIOUS_INITIAL] = 1
+        elif between & STOP:
             x[PREVIOUS_STOP] = 1
         elif between & COMMA:
             x[PREVIOUS_COMMA] = 1
@@ -391,7 +409,7 @@ def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
         near = _back(t, s, first)
         own = _means(t, named, region)
         relation = np.int64(OTHER_NAMED)
-        if near == stop:
+        if near == stop or first == stop:
             relation = np.int64(OWN_ADJACENT if own else OTHER_ADJACENT)
         elif own and first > stop:
             if not next_seen and first - stop <= 4 and claim != _UNKNOWN_CLAIM:
@@ -400,6 +418,9 @@ def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
                 relation = np.int64(OWN_AFTER_UNKNOWN)
             else:
                 relation = np.int64(OWN_AFTER if claim == _NO_CLAIM else OWN_AFTER_CLAIMED)
+        elif first > stop:
+            if not next_seen and first - stop <= 4:
+                relation = np.int64(OTHER_NEXT)
         elif own:
             if last == start and claim == _NO_CLAIM:
                 relation = np.int64(OWN_ADJACENT_BEFORE)
