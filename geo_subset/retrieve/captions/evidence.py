@@ -499,15 +499,18 @@ def _add(t, s, m, place, regions, number):  # type: ignore[no-untyped-def]
 
 @compiled
 def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
-    """Reads one caption, data[start:stop]. Returns (mentions, candidates); s holds both, mentions in order.
+    """Reads one caption, data[start:stop]. Returns (mentions, candidates, whether anything was cut off).
 
-    Mentions inside the longer name of a region ('York' in 'New York') are left out.
+    s holds both, candidates by mention in order; mentions inside the longer name of a region ('York' in 'New York')
+    have none.
     """
     words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
                   s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
-    mentions = min(find(t.slots, t.starts, s.hashes, s.bases, words, s.found), MOST_MENTIONS)
+    mentions = find(t.slots, t.starts, s.hashes, s.bases, words, s.found)
+    cut = stop - start > MOST_BYTES or mentions > MOST_MENTIONS
+    mentions = min(mentions, MOST_MENTIONS)
     if mentions == 0:
-        return 0, 0
+        return 0, 0, cut
     capitals = 0
     has_lower = False
     for i in range(words):
@@ -547,7 +550,7 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
                 if not known:
                     number = _add(t, s, m, t.places[at], regions, number)
     _order(s, mentions, number)
-    return mentions, number
+    return mentions, number, cut or number == MOST_CANDIDATES
 
 
 @compiled

