@@ -7,6 +7,7 @@ value out of range is a SettingsError that names the key, the value and what is 
 from __future__ import annotations
 
 import difflib
+import glob
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,13 +151,26 @@ class ClipServiceSettings(_Section):
         return tuple(url.rstrip("/").removesuffix("/knn-service") for url in urls)
 
 
+class CaptionsSettings(_Section):
+    path: tuple[str, ...] = ()
+    """Metadata files with URLs and captions (parquet, csv, tsv, jsonl): files, globs, folders, any fsspec URL."""
+    url_col: str | None = None
+    caption_col: str | None = None
+    """Columns by name, without regard to case; none: the usual names."""
+    min_confidence: Fraction = 0.5
+    """Mentions that are less surely of the place are left out; of the rows at 0.9, nine in ten are right."""
+
+    _lists = field_validator("path", mode="before")(_as_tuple)
+
+
 class RetrieveSettings(_Section):
-    strategy: Literal["clip-service"] = "clip-service"
+    strategy: Literal["clip-service", "captions"] = "clip-service"
     num_images: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Images per place, at most."""
     max_failures: Fraction = 0.01
     """Share of the places that may fail before the stage does."""
     clip_service: ClipServiceSettings = Field(default=ClipServiceSettings(), alias="clip-service")
+    captions: CaptionsSettings = CaptionsSettings()
 
 
 class MergeSettings(_Section):
@@ -349,11 +363,24 @@ def _check_paths(places: PlacesSettings) -> None:
             raise SettingsError(f"places.path is missing: source {source!r} needs {_FILES[source]}")
 
 
+def _beside(folder: Path, pattern: str) -> str:
+    """A file, folder or glob as an absolute path: beside the run file if it is there, else in the current folder.
+
+    Whether it is anywhere at all is asked by the stage that reads it: these may be thousands of files.
+    """
+    if "://" in pattern:
+        return pattern
+    places = [str(place.absolute()) for place in (folder / Path(pattern).expanduser(), Path(pattern).expanduser())]
+    return next((place for place in places if Path(place).exists() or glob.glob(place, recursive=True)), places[0])
+
+
 def _with_inputs(settings: Settings, folder: Path) -> Settings:
     """Inputs are looked for beside the run file, then in the current folder, and kept as absolute paths."""
     _check_paths(settings.places)
     if settings.retrieve.strategy == "clip-service" and not settings.retrieve.clip_service.url:
         raise SettingsError("retrieve.clip-service.url is missing: where does your clip-retrieval backend answer?")
+    if settings.retrieve.strategy == "captions" and not settings.retrieve.captions.path:
+        raise SettingsError("retrieve.captions.path is missing: which metadata files hold URLs and captions?")
 
     def found(key: str, name: str) -> str:
         if "://" in name:
@@ -374,4 +401,7 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
     path = files if isinstance(places.path, dict) else next(iter(files.values()), ())
     places = places.model_copy(update={"path": path})
     merge = merge.model_copy(update={"blocklist": tuple(found("merge.blocklist", p) for p in merge.blocklist)})
-    return settings.model_copy(update={"places": places, "merge": merge})
+    captions = settings.retrieve.captions
+    captions = captions.model_copy(update={"path": tuple(_beside(folder, path) for path in captions.path)})
+    retrieve = settings.retrieve.model_copy(update={"captions": captions})
+    return settings.model_copy(update={"places": places, "merge": merge, "retrieve": retrieve})
