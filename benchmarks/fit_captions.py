@@ -45,7 +45,7 @@ def gazetteer() -> pa.Table:
             return pq.read_table(stream)
 
 
-@numba.njit
+@numba.njit(_nrt=False)
 def _gather_all(data, ends, t, s, caption, place, features):  # type: ignore[no-untyped-def]
     number = 0
     for i in range(ends.size - 1):

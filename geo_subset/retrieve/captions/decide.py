@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from geo_subset.retrieve.captions.compiled import compiled, inlined
 from geo_subset.retrieve.captions.evidence import FEATURES, gather
-from geo_subset.retrieve.captions.names import CITY, STATE
+from geo_subset.retrieve.captions.names import CITY, COUNTY, STATE
 
 LEVELS = ("city", "county", "state")
 #: What `read` counts. mentions = accepted + context + refused + inside a region's name.
@@ -47,7 +47,7 @@ def _score(row, weight):  # type: ignore[no-untyped-def]
     return score
 
 
-@compiled
+@inlined
 def _confidences(t, s, candidates, weight, confidence):  # type: ignore[no-untyped-def]
     """Softmax within each level, with 'none of them' at score 0; several mentions of a place share their sum."""
     for level in range(weight.shape[0]):
@@ -66,7 +66,7 @@ def _confidences(t, s, candidates, weight, confidence):  # type: ignore[no-untyp
                 confidence[c] /= total
 
 
-@compiled
+@inlined
 def _best(t, s, candidates, confidence, best):  # type: ignore[no-untyped-def]
     """best[mention, level]: the candidate with the highest confidence, the earlier among equals; -1 if there is none."""
     for c in range(candidates):
@@ -75,7 +75,7 @@ def _best(t, s, candidates, confidence, best):  # type: ignore[no-untyped-def]
             best[m, level] = c
 
 
-@compiled
+@inlined
 def _total(s, candidates, confidence, c):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for other in range(candidates):
@@ -84,11 +84,10 @@ def _total(s, candidates, confidence, c):  # type: ignore[no-untyped-def]
     return min(total, np.float32(1))
 
 
-@compiled
+@inlined
 def _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows):  # type: ignore[no-untyped-def]
     """Writes the accepted places from `made` on, finest level first; state[m] says what became of each mention."""
     begun = made
-    state[:mentions] = _UNDECIDED
     for level in range(CITY, STATE + 1):
         for m in range(mentions):
             c = best[m, level]
@@ -117,13 +116,14 @@ def _accept(t, s, mentions, candidates, least, confidence, best, state, caption,
 
 
 @compiled
-def read(data, ends, begin, least, weight, t, s, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
+def read(data, ends, begin, least, weight, t, s, confidence, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
     """Reads captions from number `begin` on until they end or there is no room for another's rows.
 
     Args:
         data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
         least: float32, the confidence from which on a place is accepted.
         weight: float32 (levels, features). t, s: `evidence.tables` and `evidence.scratch`.
+        confidence, best, state: float32 (C,), int32 (C, levels), int8 (C,): space for C candidates (MOST_CANDIDATES).
         rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
         tallies: int64, TALLIES, added to.
     Returns:
@@ -131,9 +131,6 @@ def read(data, ends, begin, least, weight, t, s, rows, places, sure, tallies):  
     """
     made = 0
     most = s.mention.size
-    confidence = np.empty(most, np.float32)
-    best = np.empty((most, weight.shape[0]), np.int32)
-    state = np.empty(most, np.int8)
     for caption in range(begin, ends.size - 1):
         if made + most > rows.size:
             return caption, made
@@ -144,7 +141,9 @@ def read(data, ends, begin, least, weight, t, s, rows, places, sure, tallies):  
         tallies[_WITH] += 1
         tallies[_MENTIONS] += mentions
         _confidences(t, s, candidates, weight, confidence)
-        best[:mentions] = -1
+        for m in range(mentions):
+            best[m, CITY] = best[m, COUNTY] = best[m, STATE] = -1
+            state[m] = _UNDECIDED
         _best(t, s, candidates, confidence, best)
         made = _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows)
         for m in range(mentions):
@@ -152,7 +151,7 @@ def read(data, ends, begin, least, weight, t, s, rows, places, sure, tallies):  
                 tallies[_ACCEPTED] += 1
             elif state[m] == _AS_CONTEXT:
                 tallies[_CONTEXT] += 1
-            elif best[m].max() >= 0:
+            elif max(best[m, CITY], best[m, COUNTY], best[m, STATE]) >= 0:
                 tallies[_REFUSED] += 1
             else:
                 tallies[_INSIDE] += 1

@@ -153,7 +153,7 @@ def _classes(t, s, word):  # type: ignore[no-untyped-def]
     return t.classes[(value & _LOW) - np.uint64(1)] if value else np.int32(0)
 
 
-@compiled
+@inlined
 def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
     """Keeps in s.named the regions that are meant as such, and in s.claims who goes with each. Returns how many."""
     all_named = find(t.region_slots, t.region_starts, s.hashes, s.bases, words, s.named)
@@ -205,7 +205,7 @@ def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
     return kept
 
 
-@compiled
+@inlined
 def _back(t, s, word):  # type: ignore[no-untyped-def]
     """The word after a name, where '(vicinity)' or ', Kern County,' stands between that name and `word`."""
     while word > 1 and _classes(t, s, word - 1) & _NEAR:
@@ -219,7 +219,7 @@ def _back(t, s, word):  # type: ignore[no-untyped-def]
     return word
 
 
-@compiled
+@inlined
 def _means(t, named, region):  # type: ignore[no-untyped-def]
     """Whether a region's name may mean the region of that number."""
     for i in range(t.meaning.shape[1]):
@@ -228,7 +228,7 @@ def _means(t, named, region):  # type: ignore[no-untyped-def]
     return False
 
 
-@compiled
+@inlined
 def _first_in(t, name, region):  # type: ignore[no-untyped-def]
     """Where in by_region the places of a name in a region begin."""
     low, high = t.first[name], t.first[name + 1]
@@ -241,7 +241,7 @@ def _first_in(t, name, region):  # type: ignore[no-untyped-def]
     return low
 
 
-@compiled
+@inlined
 def _has(t, name, named):  # type: ignore[no-untyped-def]
     """Whether a place so called lies in what a region's name means."""
     for i in range(t.meaning.shape[1]):
@@ -254,10 +254,11 @@ def _has(t, name, named):  # type: ignore[no-untyped-def]
     return False
 
 
-@compiled
+@inlined
 def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no-untyped-def]
     """What holds of a mention whichever place is meant, into x (F,)."""
-    x[:] = 0
+    for f in range(_WIDTH):
+        x[f] = 0
     start, stop, name = s.found[m, 0], s.found[m, 1], s.found[m, 2]
     capital = s.flags[start] & CAPITAL
     traits = t.traits[name]
@@ -395,7 +396,7 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
     x[OTHER_NAMES] = min(mentions - 1, 8) / 4.0
 
 
-@compiled
+@inlined
 def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
     """How the naming of a region stands to a mention: an index of RELATIONS."""
     start, stop = s.found[m, 0], s.found[m, 1]
@@ -434,7 +435,7 @@ def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
     return best
 
 
-@compiled
+@inlined
 def _candidate(t, s, m, place, regions, x):  # type: ignore[no-untyped-def]
     """Adds to x what holds of a mention if a certain place is meant."""
     name = s.found[m, 2]
@@ -488,11 +489,12 @@ def _candidate(t, s, m, place, regions, x):  # type: ignore[no-untyped-def]
         x[GIVEN_NAME_NONE] = x[GIVEN_NAME]
 
 
-@compiled
+@inlined
 def _add(t, s, m, place, regions, number):  # type: ignore[no-untyped-def]
     s.mention[number], s.place[number] = m, place
     row = s.features[number]
-    row[:] = s.base
+    for f in range(_WIDTH):
+        row[f] = s.base[f]
     _candidate(t, s, m, place, regions, row)
     return number + 1
 
@@ -553,7 +555,7 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
     return mentions, number, cut or number == MOST_CANDIDATES
 
 
-@compiled
+@inlined
 def _order(s, mentions, number):  # type: ignore[no-untyped-def]
     """Sets what depends on the caption's other mentions: whether a name before or after has its region beside it."""
     first, last = mentions, -1

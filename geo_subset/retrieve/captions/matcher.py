@@ -46,6 +46,8 @@ class Matcher:
     def __init__(self, names: Names, min_confidence: float) -> None:
         self._tables, self._scratch = evidence.tables(names), evidence.scratch()
         self._least, self._weights = np.float32(min_confidence), decide.weights()
+        most = evidence.MOST_CANDIDATES
+        self._space = (np.empty(most, np.float32), np.empty((most, len(decide.LEVELS)), np.int32), np.empty(most, np.int8))
         self._rows = np.empty(_ROOM, np.int64)
         self._places = np.empty(_ROOM, np.int32)
         self._sure = np.empty(_ROOM, np.float32)
@@ -92,7 +94,7 @@ class Matcher:
         begin = 0
         while begin < len(captions):
             begin, made = decide.read(
-                data, ends, begin, self._least, self._weights, self._tables, self._scratch,
+                data, ends, begin, self._least, self._weights, self._tables, self._scratch, *self._space,
                 self._rows, self._places, self._sure, tallies,
             )  # fmt: skip
             parts.append(tuple(part[:made].copy() for part in (self._rows, self._places, self._sure)))

@@ -67,7 +67,7 @@ def may_start(starts, word):  # type: ignore[no-untyped-def]
     return starts[bit >> _SIX] >> (bit & _BITS) & _ONE
 
 
-@compiled
+@inlined
 def find(slots, starts, hashes, bases, count, found):  # type: ignore[no-untyped-def]
     """Leftmost-longest names among the words: fills `found` int32 (M, 3) with (first word, word after, name).
 
@@ -148,13 +148,7 @@ def _moved(slots, smaller):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _split_all(data, ends, entry, more, separators, words, offsets, longest):  # type: ignore[no-untyped-def]
-    hashes = np.empty(longest + 2, np.uint64)
-    bases = np.empty(longest + 2, np.uint64)
-    starts = np.empty(longest + 2, np.int32)
-    stops = np.empty(longest + 2, np.int32)
-    flags = np.empty(longest + 2, np.uint8)
-    before = np.empty(longest + 2, np.uint8)
+def _split_all(data, ends, entry, more, separators, words, offsets, hashes, bases, starts, stops, flags, before):  # type: ignore[no-untyped-def]
     total = 0
     for i in range(ends.size - 1):
         count = split(data, ends[i], ends[i + 1], entry, more, separators, hashes, bases, starts, stops, flags, before)
@@ -170,10 +164,11 @@ def split_texts(texts: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np
     texts = pa.array(texts, pa.large_string()).fill_null("")
     folds = folding.table()
     data, ends = buffers(texts)
-    longest = int(np.diff(ends).max(initial=0))
+    longest = int(np.diff(ends).max(initial=0)) + 2
+    space = [np.empty(longest, kind) for kind in (np.uint64, np.uint64, np.int32, np.int32, np.uint8, np.uint8)]
     words = np.empty(len(data) + len(texts) + 1, np.uint64)
     offsets = np.zeros(len(texts) + 1, np.int64)
-    total = _split_all(data, ends, folds.entry, folds.more, folds.separator, words, offsets, longest)
+    total = _split_all(data, ends, folds.entry, folds.more, folds.separator, words, offsets, *space)
     return words[:total].copy(), offsets
 
 

@@ -82,7 +82,7 @@ def _flags(capital, lower, length):  # type: ignore[no-untyped-def]
     return CAPITAL | HAS_LOWER if lower else CAPITAL | ALL_CAPITALS if length > 1 else CAPITAL
 
 
-@compiled
+@inlined
 def split(data, start, stop, entry, more, separators, hashes, bases, starts, stops, flags, before):  # type: ignore[no-untyped-def]
     """Words of data[start:stop] (uint8) into the scratch arrays; returns how many.
 
