@@ -64,7 +64,9 @@ def main() -> None:
             return photograph, place, sure, captions_truth.right(truth, places, photograph, place)
 
         photograph, place, sure, good = rows(samples)
-        print(f"\nplaces: {kinds}; {int(judged.sum()):,} photographs judged, {int(wanted.sum()):,} with a gazetteer city")
+        print(
+            f"\nplaces: {kinds}; {int(judged.sum()):,} photographs judged, {int(wanted.sum()):,} with a gazetteer city"
+        )
         for kind in ("city", "county", "state"):
             of = kind_of[place] == kind
             if of.any():
@@ -85,7 +87,9 @@ def main() -> None:
         for low in np.arange(0, 1, 0.1):
             of = (kind_of[place] == kind) & (sure >= low) & (sure < low + 0.1 + (low > 0.85))
             if of.sum() >= 20:
-                print(f"  {kind:7} {low:.1f}-{low + 0.1:.1f} {of.sum():6,} rows {sure[of].mean():.3f} {good[of].mean():.3f}")
+                print(
+                    f"  {kind:7} {low:.1f}-{low + 0.1:.1f} {of.sum():6,} rows {sure[of].mean():.3f} {good[of].mean():.3f}"
+                )
 
 
 if __name__ == "__main__":

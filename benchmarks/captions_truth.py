@@ -40,7 +40,9 @@ class Truth:
 
 def load(path: Path = PHOTOGRAPHS) -> Truth:
     table = pq.read_table(path)
-    texts = {name: [text or "" for text in table[name].to_pylist()] for name in ("URL", "TEXT", "city", "county", "state")}
+    texts = {
+        name: [text or "" for text in table[name].to_pylist()] for name in ("URL", "TEXT", "city", "county", "state")
+    }
     numbers = {name: table[name].to_numpy().astype(np.float64) for name in ("lat", "lon")}
     return Truth(
         np.array(texts["URL"], object), texts["TEXT"], numbers["lat"], numbers["lon"],
@@ -65,7 +67,9 @@ def kilometres(a: Any, b: Any, c: Any, d: Any) -> Any:
     return 2 * 6371.0 * np.arcsin(np.sqrt(h))
 
 
-def right(truth: Truth, places: pa.Table, photograph: npt.NDArray[Any], place: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def right(
+    truth: Truth, places: pa.Table, photograph: npt.NDArray[Any], place: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
     """Whether each (photograph, place) pair of row numbers is right.
 
     A city is within 25 km; a county, for which the gazetteer has no coordinates, is the catalogue's by name and state;
@@ -84,6 +88,8 @@ def right(truth: Truth, places: pa.Table, photograph: npt.NDArray[Any], place: n
 def in_gazetteer(truth: Truth, places: pa.Table) -> npt.NDArray[np.bool_]:
     """Photographs with coordinates whose city is one of the gazetteer's by name and state."""
     rows = places.select(["name", "kind", "admin1"]).to_pylist()
-    cities = {(folded(row["name"]), row["admin1"]) for row in rows if row["kind"] == "city"} | {("new york", "New York")}
+    cities = {(folded(row["name"]), row["admin1"]) for row in rows if row["kind"] == "city"} | {
+        ("new york", "New York")
+    }
     known = ~np.isnan(truth.latitude)
     return known & np.array([pair in cities for pair in zip(truth.city, truth.state, strict=True)])

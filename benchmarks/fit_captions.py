@@ -51,7 +51,8 @@ def _gather_all(data, ends, t, s, caption, place, features):  # type: ignore[no-
     for i in range(ends.size - 1):
         _, candidates, _ = evidence.gather(data, ends[i], ends[i + 1], t, s)
         for c in range(candidates):
-            caption[number], place[number], features[number] = i, s.place[c], s.features[c]
+            caption[number], place[number] = i, s.place[c]
+            evidence.dense(s, c, features[number])
             number += 1
     return number
 
@@ -100,11 +101,13 @@ def main() -> None:
     model: dict[str, dict[str, float]] = {}
     fitted_on = {}
     for level, name in enumerate(LEVELS):
-        told = {"city": truth.latitude == truth.latitude, "county": truth.county != "", "state": truth.state != ""}[name]
+        told = {"city": truth.latitude == truth.latitude, "county": truth.county != "", "state": truth.state != ""}[
+            name
+        ]
         parts: list[list[Any]] = [[], [], [], []]
         captions = 0
         for caption, place, features, weight in gathered:
-            chosen = (compiled.level[place] == level) & (usable & told)[caption]
+            chosen = (compiled.facts[place, names.LEVEL] == level) & (usable & told)[caption]
             if chosen.any():
                 numbers, group = np.unique(caption[chosen], return_inverse=True)
                 is_right = captions_truth.right(truth, places, caption[chosen], place[chosen])
@@ -116,7 +119,9 @@ def main() -> None:
         model[name] = {f: round(float(w), 3) for f, w in zip(evidence.FEATURES, found, strict=True) if abs(w) >= 0.0005}
         fitted_on[name] = captions
         print(f"{name}: {captions:,} captions, {len(model[name])} weights")
-    about = "Conditional logit fitted by benchmarks/fit_captions.py on half of the FSA photographs (by SHA-256 of the URL)"
+    about = (
+        "Conditional logit fitted by benchmarks/fit_captions.py on half of the FSA photographs (by SHA-256 of the URL)"
+    )
     tree = {"about": about, "captions": fitted_on, "weights": model}
     arguments.out.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 

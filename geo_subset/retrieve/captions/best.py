@@ -53,9 +53,7 @@ class Best:
             self._new, self._kept = 0, self._held[0].num_rows
 
 
-def best(
-    table: pa.Table, num_images: int, counters: Counter[str]
-) -> tuple[pa.Table, npt.NDArray[np.int32]]:
+def best(table: pa.Table, num_images: int, counters: Counter[str]) -> tuple[pa.Table, npt.NDArray[np.int32]]:
     """Up to `num_images` rows of each place, by place and best first, and the rank of each (0 is best).
 
     The highest similarity comes first, then the smallest hash of URL and of caption. Of a place's rows of one URL the

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from geo_subset.retrieve.captions.compiled import compiled, inlined
 from geo_subset.retrieve.captions.evidence import FEATURES, gather
-from geo_subset.retrieve.captions.names import CITY, COUNTY, STATE
+from geo_subset.retrieve.captions.names import CITY, COUNTY, IN_REGION, LEVEL, STATE
 
 LEVELS = ("city", "county", "state")
 #: What `read` counts. mentions = accepted + context + refused + inside a region's name.
@@ -40,39 +40,60 @@ def weights() -> npt.NDArray[np.float32]:
 
 
 @inlined
-def _score(row, weight):  # type: ignore[no-untyped-def]
-    score = np.float32(0)
-    for f in range(row.size):
-        score += row[f] * weight[f]
-    return score
+def _base_score(row, weight):  # type: ignore[no-untyped-def]
+    # Four sums, so that one addition need not wait for the other.
+    one = two = three = four = np.float32(0)
+    width = row.size // 4 * 4
+    for f in range(0, width, 4):
+        one += row[f] * weight[f]
+        two += row[f + 1] * weight[f + 1]
+        three += row[f + 2] * weight[f + 2]
+        four += row[f + 3] * weight[f + 3]
+    for f in range(width, row.size):
+        one += row[f] * weight[f]
+    return one + two + (three + four)
 
 
 @inlined
-def _confidences(t, s, candidates, weight, confidence):  # type: ignore[no-untyped-def]
-    """Softmax within each level, with 'none of them' at score 0; several mentions of a place share their sum."""
-    for level in range(weight.shape[0]):
+def _confidences(t, s, candidates, weight, confidence, level):  # type: ignore[no-untyped-def]
+    """Softmax within each level, with 'none of them' at score 0. Sets the candidates' levels, too."""
+    for c in range(candidates):
+        level[c] = np.int8(t.facts[s.place[c], LEVEL])
+    for of in range(weight.shape[0]):
         highest = np.float32(0)
+        mention = -1
+        base = np.float32(0)
+        any_ = False
         for c in range(candidates):
-            if t.level[s.place[c]] == level:
-                confidence[c] = _score(s.features[c], weight[level])
-                highest = max(highest, confidence[c])
+            if level[c] == of:
+                if s.mention[c] != mention:
+                    mention = s.mention[c]
+                    base = _base_score(s.base[mention], weight[of])
+                score = base
+                for i in range(s.count[c]):
+                    score += s.value[c, i] * weight[of, s.index[c, i]]
+                confidence[c] = score
+                highest = max(highest, score)
+                any_ = True
+        if not any_:
+            continue
         total = np.exp(-highest)
         for c in range(candidates):
-            if t.level[s.place[c]] == level:
+            if level[c] == of:
                 confidence[c] = np.exp(confidence[c] - highest)
                 total += confidence[c]
         for c in range(candidates):
-            if t.level[s.place[c]] == level:
+            if level[c] == of:
                 confidence[c] /= total
 
 
 @inlined
-def _best(t, s, candidates, confidence, best):  # type: ignore[no-untyped-def]
+def _best(s, candidates, confidence, level, best):  # type: ignore[no-untyped-def]
     """best[mention, level]: the candidate with the highest confidence, the earlier among equals; -1 if there is none."""
     for c in range(candidates):
-        m, level = s.mention[c], t.level[s.place[c]]
-        if best[m, level] < 0 or confidence[c] > confidence[best[m, level]]:
-            best[m, level] = c
+        m, of = s.mention[c], level[c]
+        if best[m, of] < 0 or confidence[c] > confidence[best[m, of]]:
+            best[m, of] = c
 
 
 @inlined
@@ -97,14 +118,14 @@ def _accept(t, s, mentions, candidates, least, confidence, best, state, caption,
             if total < least or state[m] == _TAKEN:
                 continue
             place = s.place[c]
-            region = t.region[place]
+            region = t.facts[place, IN_REGION]
             there = False  # the place itself, or one within it, is accepted already
             for i in range(begun, made):
-                within = level > CITY and t.level[places[i]] < level and region >= 0
-                there |= places[i] == place or within and t.region[places[i]] == region
+                within = level > CITY and t.facts[places[i], LEVEL] < level and region >= 0
+                there |= places[i] == place or within and t.facts[places[i], IN_REGION] == region
             for coarser in range(level + 1, STATE + 1):  # 'Washington' is more likely that state than this town
                 other = best[m, coarser]
-                if other >= 0 and t.region[s.place[other]] != region:
+                if other >= 0 and t.facts[s.place[other], IN_REGION] != region:
                     there |= _total(s, candidates, confidence, other) > total
             if there:
                 state[m] = _AS_CONTEXT
@@ -116,14 +137,14 @@ def _accept(t, s, mentions, candidates, least, confidence, best, state, caption,
 
 
 @compiled
-def read(data, ends, begin, least, weight, t, s, confidence, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
+def read(data, ends, begin, least, weight, t, s, confidence, levels, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
     """Reads captions from number `begin` on until they end or there is no room for another's rows.
 
     Args:
         data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
         least: float32, the confidence from which on a place is accepted.
         weight: float32 (levels, features). t, s: `evidence.tables` and `evidence.scratch`.
-        confidence, best, state: float32 (C,), int32 (C, levels), int8 (C,): space for C candidates (MOST_CANDIDATES).
+        confidence, levels, best, state: float32 (C,), int8 (C,), int32 (C, levels), int8 (C,): space for C candidates (MOST_CANDIDATES).
         rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
         tallies: int64, TALLIES, added to.
     Returns:
@@ -140,11 +161,11 @@ def read(data, ends, begin, least, weight, t, s, confidence, best, state, rows, 
             continue
         tallies[_WITH] += 1
         tallies[_MENTIONS] += mentions
-        _confidences(t, s, candidates, weight, confidence)
+        _confidences(t, s, candidates, weight, confidence, levels)
         for m in range(mentions):
             best[m, CITY] = best[m, COUNTY] = best[m, STATE] = -1
             state[m] = _UNDECIDED
-        _best(t, s, candidates, confidence, best)
+        _best(s, candidates, confidence, levels, best)
         made = _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows)
         for m in range(mentions):
             if state[m] == _TAKEN:

@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from geo_subset.retrieve.captions import lexicon
-from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.retrieve.captions.compiled import inlined
 from geo_subset.retrieve.captions.folding import COMMA, HYPHEN, OPEN, SPACE, STOP
-from geo_subset.retrieve.captions.names import CODE, FULL, PERSON, REGION, STATE, WORD, Names
-from geo_subset.retrieve.captions.trie import find, look_up
+from geo_subset.retrieve.captions.names import (
+    CODE, CROWD, FAME, FIRST, FULL, IN_COUNTRY, IN_REGION, LEVEL, NUMBER, OUTSIDE, PEOPLE, PERSON, PLACE, REGION, STATE,
+    TRAITS, WORD, Names,
+)  # fmt: skip
+from geo_subset.retrieve.captions.trie import find, look_up, may_start
 from geo_subset.retrieve.captions.words import ALL_CAPITALS, CAPITAL, split
 
 #: Where the place's own region (state) is named: right after the name; next of all regions, at most four words on;
@@ -53,6 +56,8 @@ _WIDTH = len(FEATURES)
 MOST_CANDIDATES, MOST_MENTIONS, _MOST_PLACES, _MOST_REGIONS = 512, 64, 24, 32
 #: Bytes of a caption that are read.
 MOST_BYTES = 1 << 16
+#: Features of a candidate besides those of its mention, at most.
+SPARSE = 24
 _NO_CLAIM, _UNKNOWN_CLAIM = -1, -2
 
 
@@ -64,23 +69,19 @@ class Tables(NamedTuple):
     separator: npt.NDArray[np.uint8]
     slots: npt.NDArray[np.uint64]
     starts: npt.NDArray[np.uint64]
-    first: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.uint64]
+    about: npt.NDArray[np.int32]
     places: npt.NDArray[np.int32]
     by_region: npt.NDArray[np.int32]
-    outside: npt.NDArray[np.float32]
-    crowd: npt.NDArray[np.float32]
-    traits: npt.NDArray[np.uint8]
-    level: npt.NDArray[np.int8]
-    region: npt.NDArray[np.int32]
-    country: npt.NDArray[np.int32]
-    people: npt.NDArray[np.float32]
-    fame: npt.NDArray[np.float32]
+    facts: npt.NDArray[np.float32]
     region_slots: npt.NDArray[np.uint64]
     region_starts: npt.NDArray[np.uint64]
+    region_steps: npt.NDArray[np.uint64]
     meaning: npt.NDArray[np.int32]
     nation: npt.NDArray[np.int32]
     written: npt.NDArray[np.int8]
     cue_slots: npt.NDArray[np.uint64]
+    cue_starts: npt.NDArray[np.uint64]
     classes: npt.NDArray[np.int32]
 
 
@@ -93,13 +94,18 @@ class Scratch(NamedTuple):
     ends: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint8]
     before: npt.NDArray[np.uint8]
+    classes: npt.NDArray[np.int32]
     found: npt.NDArray[np.int32]
     named: npt.NDArray[np.int32]
     claims: npt.NDArray[np.int32]
     mention: npt.NDArray[np.int32]
     place: npt.NDArray[np.int32]
-    features: npt.NDArray[np.float32]
     base: npt.NDArray[np.float32]
+    """(mentions, features): what holds of a mention whichever place is meant."""
+    count: npt.NDArray[np.int32]
+    index: npt.NDArray[np.int32]
+    value: npt.NDArray[np.float32]
+    """(candidates, SPARSE): the features besides, their numbers and values; `count` of them."""
 
 
 def tables(names: Names) -> Tables:
@@ -107,10 +113,9 @@ def tables(names: Names) -> Tables:
 
     folds = folding.table()
     return Tables(
-        folds.entry, folds.more, folds.separator, names.trie.slots, names.trie.starts, names.first, names.places,
-        names.by_region, names.outside, names.crowd, names.traits, names.level, names.region, names.country,
-        names.people, names.fame, names.regions.slots, names.regions.starts, names.meaning, names.nation, names.written,
-        names.cues.slots, names.classes,
+        folds.entry, folds.more, folds.separator, names.trie.slots, names.trie.starts, names.trie.steps, names.about,
+        names.places, names.by_region, names.facts, names.regions.slots, names.regions.starts, names.regions.steps,
+        names.meaning, names.nation, names.written, names.cues.slots, names.cues.starts, names.classes,
     )  # fmt: skip
 
 
@@ -118,9 +123,10 @@ def scratch() -> Scratch:
     words = MOST_BYTES + 2
     return Scratch(
         np.empty(words, np.uint64), np.empty(words, np.uint64), np.empty(words, np.int32), np.empty(words, np.int32),
-        np.empty(words, np.uint8), np.empty(words, np.uint8), np.empty((words, 3), np.int32), np.empty((words, 3), np.int32),
+        np.empty(words, np.uint8), np.empty(words, np.uint8), np.empty(words, np.int32), np.empty((words, 3), np.int32), np.empty((words, 3), np.int32),
         np.empty(words, np.int32), np.empty(MOST_CANDIDATES, np.int32), np.empty(MOST_CANDIDATES, np.int32),
-        np.zeros((MOST_CANDIDATES, _WIDTH), np.float32), np.zeros(_WIDTH, np.float32),
+        np.zeros((MOST_MENTIONS, _WIDTH), np.float32), np.zeros(MOST_CANDIDATES, np.int32),
+        np.zeros((MOST_CANDIDATES, SPARSE), np.int32), np.zeros((MOST_CANDIDATES, SPARSE), np.float32),
     )  # fmt: skip
 
 
@@ -148,15 +154,20 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 @inlined
-def _classes(t, s, word):  # type: ignore[no-untyped-def]
-    value = look_up(t.cue_slots, np.uint64(0), s.hashes[word])
-    return t.classes[(value & _LOW) - np.uint64(1)] if value else np.int32(0)
+def _classify(t, s, words):  # type: ignore[no-untyped-def]
+    """Sets the classes of all words."""
+    for word in range(words):
+        s.classes[word] = 0
+        if may_start(t.cue_starts, s.hashes[word]):
+            value = look_up(t.cue_slots, np.uint64(0), s.hashes[word])
+            if value:
+                s.classes[word] = t.classes[(value & _LOW) - np.uint64(1)]
 
 
 @inlined
 def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
     """Keeps in s.named the regions that are meant as such, and in s.claims who goes with each. Returns how many."""
-    all_named = find(t.region_slots, t.region_starts, s.hashes, s.bases, words, s.named)
+    all_named = find(t.region_slots, t.region_starts, t.region_steps, s.hashes, s.bases, words, s.named)
     kept = 0
     for i in range(all_named):
         start, stop, name = s.named[i, 0], s.named[i, 1], s.named[i, 2]
@@ -181,7 +192,7 @@ def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
         if inside:
             continue
         if stop < words and s.before[stop] == SPACE and s.flags[stop] & CAPITAL:
-            if _classes(t, s, stop) & (_NATURE | _STREET | _BODY):
+            if s.classes[stop] & (_NATURE | _STREET | _BODY):
                 continue
         s.named[kept, 0], s.named[kept, 1], s.named[kept, 2] = start, stop, name
         kept += 1
@@ -194,7 +205,7 @@ def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
         if start == 0 or t.meaning[named, 0] < 0:
             continue
         stopped = s.before[start] & STOP
-        if s.flags[start - 1] & CAPITAL and not stopped and not _classes(t, s, start - 1) & _WITHIN:
+        if s.flags[start - 1] & CAPITAL and not stopped and not s.classes[start - 1] & _WITHIN:
             s.claims[i] = _UNKNOWN_CLAIM
         for m in range(mentions):
             if s.found[m, 1] == start:
@@ -208,9 +219,9 @@ def _regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
 @inlined
 def _back(t, s, word):  # type: ignore[no-untyped-def]
     """The word after a name, where '(vicinity)' or ', Kern County,' stands between that name and `word`."""
-    while word > 1 and _classes(t, s, word - 1) & _NEAR:
+    while word > 1 and s.classes[word - 1] & _NEAR:
         word -= 1
-    if word > 2 and s.before[word] & COMMA and _classes(t, s, word - 1) & _WITHIN:
+    if word > 2 and s.before[word] & COMMA and s.classes[word - 1] & _WITHIN:
         for at in range(word - 2, max(0, word - 5), -1):
             if s.before[at] & COMMA:
                 return at
@@ -231,10 +242,11 @@ def _means(t, named, region):  # type: ignore[no-untyped-def]
 @inlined
 def _first_in(t, name, region):  # type: ignore[no-untyped-def]
     """Where in by_region the places of a name in a region begin."""
-    low, high = t.first[name], t.first[name + 1]
+    low = np.int64(t.about[name, FIRST])
+    high = low + t.about[name, NUMBER]
     while low < high:
         middle = (low + high) // 2
-        if t.region[t.by_region[middle]] < region:
+        if t.facts[t.by_region[middle], IN_REGION] < region:
             low = middle + 1
         else:
             high = middle
@@ -249,7 +261,8 @@ def _has(t, name, named):  # type: ignore[no-untyped-def]
         if region < 0:
             return False
         at = _first_in(t, name, region)
-        if at < t.first[name + 1] and t.region[t.by_region[at]] == region:
+        last = t.about[name, FIRST] + t.about[name, NUMBER]
+        if at < last and t.facts[t.by_region[at], IN_REGION] == region:
             return True
     return False
 
@@ -261,7 +274,7 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
         x[f] = 0
     start, stop, name = s.found[m, 0], s.found[m, 1], s.found[m, 2]
     capital = s.flags[start] & CAPITAL
-    traits = t.traits[name]
+    traits = t.about[name, TRAITS]
     title = words >= 4 and capitals * 10 >= words * 7
     mixed = capitals > 0 and not title
     if capitals == 0:
@@ -292,7 +305,7 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
     if stop == words:
         x[NEXT_END] = 1
     else:
-        classes = _classes(t, s, stop)
+        classes = s.classes[stop]
         close = after == SPACE or after == 0
         region_next = False
         for i in range(regions):
@@ -323,19 +336,19 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
         elif after & OPEN:
             x[NEXT_OPEN] = 1
         for i in range(stop, min(words, stop + 3)):
-            if _classes(t, s, i) & _NEAR:
+            if s.classes[i] & _NEAR:
                 x[NEAR_AFTER] = 1
 
     for i in range(m + 1, min(mentions, m + 4)):  # the Atchison, Topeka and Santa Fe Railroad
         gap = s.found[i, 0] - s.found[i - 1, 1]
-        if gap > 1 or gap == 1 and not _classes(t, s, s.found[i, 0] - 1) & _LIST or s.before[s.found[i, 0]] & STOP:
+        if gap > 1 or gap == 1 and not s.classes[s.found[i, 0] - 1] & _LIST or s.before[s.found[i, 0]] & STOP:
             break
         end = s.found[i, 1]
-        if end < words and s.before[end] == SPACE and s.flags[end] & CAPITAL and _classes(t, s, end) & _BODY:
+        if end < words and s.before[end] == SPACE and s.flags[end] & CAPITAL and s.classes[end] & _BODY:
             x[NEXT_BODY] = 1
     if m + 1 < mentions:  # between Camden and Belcross, North Carolina
         gap = s.found[m + 1, 0] - stop
-        if gap == 0 and s.before[stop] & COMMA or gap == 1 and _classes(t, s, stop) & _LIST:
+        if gap == 0 and s.before[stop] & COMMA or gap == 1 and s.classes[stop] & _LIST:
             for i in range(regions):
                 if s.claims[i] == m + 1:
                     x[LISTED] = 1
@@ -349,7 +362,7 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
             elif s.before[s.named[i, 1]] & COMMA:
                 x[REGION_THEN_COMMA] = 1
     for i in range(max(0, start - 4), start):
-        if _classes(t, s, i) & _BETWEEN:
+        if s.classes[i] & _BETWEEN:
             x[BETWEEN] = 1
     for i in range(regions):
         if s.claims[i] == _UNKNOWN_CLAIM:
@@ -371,9 +384,9 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
         elif between & HYPHEN and not between & SPACE:
             x[PREVIOUS_HYPHEN] = 1
         else:
-            classes = _classes(t, s, start - 1)
+            classes = s.classes[start - 1]
             if classes & _OF and start > 1:
-                further = _classes(t, s, start - 2)
+                further = s.classes[start - 2]
                 x[PREVIOUS_OF] = 1
                 if further & _NEAR:
                     x[PREVIOUS_NEAR] = 1
@@ -436,11 +449,19 @@ def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _candidate(t, s, m, place, regions, x):  # type: ignore[no-untyped-def]
-    """Adds to x what holds of a mention if a certain place is meant."""
+def _set(s, c, feature, value):  # type: ignore[no-untyped-def]
+    if value != 0:
+        at = s.count[c]
+        s.index[c, at], s.value[c, at] = feature, value
+        s.count[c] = at + 1
+
+
+@inlined
+def _candidate(t, s, m, place, regions, c):  # type: ignore[no-untyped-def]
+    """What holds of a mention besides if a certain place is meant: the features of candidate c."""
     name = s.found[m, 2]
-    region, country = t.region[place], t.country[place]
-    if t.level[place] == STATE:  # its own name is the region's: what counts is whether another name goes with it
+    region, country = np.int32(t.facts[place, IN_REGION]), np.int32(t.facts[place, IN_COUNTRY])
+    if t.facts[place, LEVEL] == STATE:  # its own name is the region's: what counts is whether another name goes with it
         relation = np.int64(OWN_AFTER)
         others = False
         for i in range(regions):
@@ -451,55 +472,75 @@ def _candidate(t, s, m, place, regions, x):  # type: ignore[no-untyped-def]
                     relation = np.int64(OWN_AFTER_CLAIMED)
             elif t.meaning[s.named[i, 2], 0] >= 0 and not _means(t, s.named[i, 2], region):
                 others = True
-        x[relation] = 1
+        _set(s, c, relation, 1)
         if others:
-            x[OTHER_NAMED] = 1
+            _set(s, c, OTHER_NAMED, 1)
         own = False
     else:
         relation = _relation(t, s, m, region, regions)
-        x[relation] = 1
+        _set(s, c, relation, 1)
         own = relation < OTHER_ADJACENT
+    here = elsewhere = adjacent = False
     for i in range(regions):
         nation = t.nation[s.named[i, 2]]
         if nation < 0 or s.named[i, 0] < s.found[m, 1] and s.found[m, 0] < s.named[i, 1]:
             continue
         if nation == country:
-            x[COUNTRY_NAMED] = 1
+            here = True
         elif t.meaning[s.named[i, 2], 0] < 0:  # not Georgia, which is a state as well
-            x[OTHER_COUNTRY_NAMED] = 1
-            if s.named[i, 0] == s.found[m, 1]:
-                x[OTHER_COUNTRY_ADJACENT] = 1
-    people = t.people[place]
-    crowd = np.log10(np.float32(t.first[name + 1] - t.first[name]))
+            elsewhere = True
+            adjacent |= s.named[i, 0] == s.found[m, 1]
+    if here:
+        _set(s, c, COUNTRY_NAMED, 1)
+    if elsewhere:
+        _set(s, c, OTHER_COUNTRY_NAMED, 1)
+    if adjacent:
+        _set(s, c, OTHER_COUNTRY_ADJACENT, 1)
+    people = t.facts[place, PEOPLE]
+    number = t.about[name, NUMBER]
+    crowd = np.log10(np.float32(number)) if number > 1 else np.float32(0)
+    share = t.about[name, CROWD] * np.float32(0.001)
     if people < 0:
-        x[PEOPLE_UNKNOWN] = 1
+        _set(s, c, PEOPLE_UNKNOWN, 1)
         people = np.float32(0)
-    fame = t.fame[place]
+    fame = t.facts[place, FAME]
     if fame < 0:
-        x[FAME_UNKNOWN] = 1
+        _set(s, c, FAME_UNKNOWN, 1)
     else:
-        x[FAME_OWN if own else FAME_NONE] = fame
-    excess = max(np.float32(0), t.outside[name] - people)
+        _set(s, c, FAME_OWN if own else FAME_NONE, fame)
+    excess = max(np.float32(0), t.about[name, OUTSIDE] * np.float32(0.001) - people)
     if own:
-        x[REGION_NAME_OWN] = x[REGION_NAME]
-        x[PEOPLE_OWN], x[SHARE_OWN], x[OUTSIDE_OWN], x[CROWD_OWN] = people, people - t.crowd[name], excess, crowd
+        _set(s, c, REGION_NAME_OWN, s.base[m, REGION_NAME])
+        _set(s, c, PEOPLE_OWN, people)
+        _set(s, c, SHARE_OWN, people - share)
+        _set(s, c, OUTSIDE_OWN, excess)
+        _set(s, c, CROWD_OWN, crowd)
     else:
-        x[PEOPLE_NONE], x[SHARE_NONE], x[OUTSIDE_NONE], x[CROWD_NONE] = people, people - t.crowd[name], excess, crowd
-        x[ENGLISH_WORD_NONE] = x[ENGLISH_WORD]
-        x[GIVEN_NAME_NONE] = x[GIVEN_NAME]
+        _set(s, c, PEOPLE_NONE, people)
+        _set(s, c, SHARE_NONE, people - share)
+        _set(s, c, OUTSIDE_NONE, excess)
+        _set(s, c, CROWD_NONE, crowd)
+        _set(s, c, ENGLISH_WORD_NONE, s.base[m, ENGLISH_WORD])
+        _set(s, c, GIVEN_NAME_NONE, s.base[m, GIVEN_NAME])
 
 
 @inlined
 def _add(t, s, m, place, regions, number):  # type: ignore[no-untyped-def]
-    s.mention[number], s.place[number] = m, place
-    row = s.features[number]
-    for f in range(_WIDTH):
-        row[f] = s.base[f]
-    _candidate(t, s, m, place, regions, row)
+    s.mention[number], s.place[number], s.count[number] = m, place, 0
+    _candidate(t, s, m, place, regions, number)
     return number + 1
 
 
-@compiled
+@inlined
+def dense(s, c, row):  # type: ignore[no-untyped-def]
+    """All features of candidate c into row (F,)."""
+    for f in range(_WIDTH):
+        row[f] = s.base[s.mention[c], f]
+    for i in range(s.count[c]):
+        row[s.index[c, i]] = s.value[c, i]
+
+
+@inlined
 def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
     """Reads one caption, data[start:stop]. Returns (mentions, candidates, whether anything was cut off).
 
@@ -508,11 +549,12 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
     """
     words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
                   s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
-    mentions = find(t.slots, t.starts, s.hashes, s.bases, words, s.found)
+    mentions = find(t.slots, t.starts, t.steps, s.hashes, s.bases, words, s.found)
     cut = stop - start > MOST_BYTES or mentions > MOST_MENTIONS
     mentions = min(mentions, MOST_MENTIONS)
     if mentions == 0:
         return 0, 0, cut
+    _classify(t, s, words)
     capitals = 0
     has_lower = False
     for i in range(words):
@@ -527,17 +569,23 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
             inside |= longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]
         if inside:
             continue
-        _mention(t, s, m, mentions, words, capitals, regions, s.base)
+        _mention(t, s, m, mentions, words, capitals, regions, s.base[m])
         name = s.found[m, 2]
-        first, last = t.first[name], t.first[name + 1]
-        if last - first > _MOST_PLACES:
+        first = t.about[name, FIRST]
+        last = first + t.about[name, NUMBER]
+        if last == first + 1:  # as nearly all are: the place is known without another look
+            if number < MOST_CANDIDATES:
+                number = _add(t, s, m, t.about[name, PLACE], regions, number)
+            continue
+        all_of = last - first
+        if all_of > _MOST_PLACES:
             # Of hundreds so called: those in the regions named, and else the most populous
             for i in range(regions):
                 for j in range(t.meaning.shape[1]):
                     region = t.meaning[s.named[i, 2], j]
                     at = _first_in(t, name, region) if region >= 0 else last
                     taken = 0
-                    while at < last and t.region[t.by_region[at]] == region and taken < _MOST_PLACES:
+                    while at < last and t.facts[t.by_region[at], IN_REGION] == region and taken < _MOST_PLACES:
                         if number < MOST_CANDIDATES:
                             number = _add(t, s, m, t.by_region[at], regions, number)
                         at += 1
@@ -546,7 +594,7 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
         for at in range(first, last):
             if number < MOST_CANDIDATES:
                 known = False
-                if t.first[name + 1] - first > _MOST_PLACES:
+                if all_of > _MOST_PLACES:
                     for c in range(number):
                         known |= s.mention[c] == m and s.place[c] == t.places[at]
                 if not known:
@@ -560,15 +608,15 @@ def _order(s, mentions, number):  # type: ignore[no-untyped-def]
     """Sets what depends on the caption's other mentions: whether a name before or after has its region beside it."""
     first, last = mentions, -1
     for c in range(number):
-        if s.features[c, OWN_ADJACENT]:
+        if s.index[c, 0] == OWN_ADJACENT:  # the relation is set first
             first, last = min(first, s.mention[c]), max(last, s.mention[c])
     if last < 0:
         return
     for c in range(number):
-        row = s.features[c]
         m = s.mention[c]
-        if row[OWN_ADJACENT]:
-            row[FIRST_ADJACENT] = 1 if m == first and first != last else 0
-            row[LATER_ADJACENT] = 1 if m > first else 0
-        else:
-            row[ADJACENT_ELSEWHERE] = 1
+        if s.index[c, 0] != OWN_ADJACENT:
+            _set(s, c, ADJACENT_ELSEWHERE, 1)
+        elif m > first:
+            _set(s, c, LATER_ADJACENT, 1)
+        elif first != last:
+            _set(s, c, FIRST_ADJACENT, 1)

@@ -175,7 +175,9 @@ def _parquet(stream: Any, _path: str, url: str | None, caption: str | None, _cou
 def _separated(stream: IO[bytes], path: str, url: str | None, caption: str | None, counters: Counter[str]) -> _Batches:
     tabs = _format(path) == "tsv"
     first = stream.readline()
-    fields = [field.strip('"') for field in first.decode("utf-8", "replace").rstrip("\r\n").split("\t" if tabs else ",")]
+    fields = [
+        field.strip('"') for field in first.decode("utf-8", "replace").rstrip("\r\n").split("\t" if tabs else ",")
+    ]
     try:
         named, header = columns(fields, url, caption), True
     except ValueError:
@@ -230,7 +232,9 @@ class _Rest:
         self.closed = True
 
 
-def _json_lines(stream: IO[bytes], _path: str, url: str | None, caption: str | None, counters: Counter[str]) -> _Batches:
+def _json_lines(
+    stream: IO[bytes], _path: str, url: str | None, caption: str | None, counters: Counter[str]
+) -> _Batches:
     named: Columns | None = None
     while lines := list(islice(stream, ROWS)):
         rows = []

@@ -47,7 +47,10 @@ class Matcher:
         self._tables, self._scratch = evidence.tables(names), evidence.scratch()
         self._least, self._weights = np.float32(min_confidence), decide.weights()
         most = evidence.MOST_CANDIDATES
-        self._space = (np.empty(most, np.float32), np.empty((most, len(decide.LEVELS)), np.int32), np.empty(most, np.int8))
+        self._space = (
+            np.empty(most, np.float32), np.empty(most, np.int8), np.empty((most, len(decide.LEVELS)), np.int32),
+            np.empty(most, np.int8),
+        )  # fmt: skip
         self._rows = np.empty(_ROOM, np.int64)
         self._places = np.empty(_ROOM, np.int32)
         self._sure = np.empty(_ROOM, np.float32)
@@ -108,7 +111,9 @@ def _text(column: pa.Array) -> pa.Array:
     """A column as large_binary: captions need not be UTF-8, and a cast to text would refuse them all for one."""
     if pa.types.is_large_binary(column.type):
         return column
-    if not (pa.types.is_binary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if not (
+        pa.types.is_binary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    ):
         column = column.cast(pa.large_string())
     return column.cast(pa.large_binary())
 

@@ -27,6 +27,9 @@ CITY, COUNTY, STATE = 0, 1, 2
 _LEVELS = {"county": COUNTY, "state": STATE}
 #: What a name is besides, as bits: an English word, a region's or country's name, a given name.
 WORD, REGION, PERSON = 1, 2, 4
+#: Columns of `Names.about` and of `Names.facts`.
+FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD = range(6)
+LEVEL, IN_REGION, IN_COUNTRY, PEOPLE, FAME = range(5)
 #: How a region is written: in full, a traditional abbreviation, a code of two letters.
 FULL, SHORT, CODE = 0, 1, 2
 #: Degrees within which a city of the list of the world's is taken for a place of the table, of the same country.
@@ -39,13 +42,14 @@ _SHARED = 4
 class Names:
     """All that a caption is read with. Arrays are read-only.
 
-    `trie` holds the places' names: name n stands for `places[first[n]:first[n + 1]]`, the most populous first, and
-    `by_region` has the same places sorted by region within each name. `outside` float32 (N,): log10 of the population
-    of the largest city so called that is no place of the table, 0 if there is none; `traits` uint8 (N,): bits WORD,
-    REGION, PERSON; `crowd` float32 (N,): log10 of the population of all its places together.
+    `trie` holds the places' names. What belongs together lies together, as each look may be one into far memory:
+    `about[n]` int32 (N, 6) is of name n the first of its places in `places`, their number, the first place itself,
+    its traits (WORD, REGION, PERSON), and in thousandths the log10 of the population of the largest city so called that
+    is no place of the table (0 if there is none) and of all its places together. `places[first:first + number]` int32 are
+    its places, the most populous first, and `by_region` the same sorted by region.
 
-    Per place (P,): `level` int8; `region`, `country` int32, numbers of regions, -1 if unknown; `people` float32, log10
-    of the population, -1 if unknown; `fame` float32, log10 of 1 + its names in other languages, -1 if unknown.
+    `facts[p]` float32 (P, 8) is of a place its level, the numbers of its region and country (-1 if unknown), log10 of its
+    population (-1 if unknown), log10 of 1 + its names in other languages (-1 if unknown); the rest is 0.
 
     `regions` holds the names of regions: region name r means the regions `meaning[r]` int32 (R, 4) (-1: none) or the
     country `nation[r]` int32, and is `written` int8 FULL, SHORT or CODE.
@@ -54,17 +58,10 @@ class Names:
     """
 
     trie: Trie
-    first: npt.NDArray[np.int64]
+    about: npt.NDArray[np.int32]
     places: npt.NDArray[np.int32]
     by_region: npt.NDArray[np.int32]
-    outside: npt.NDArray[np.float32]
-    crowd: npt.NDArray[np.float32]
-    traits: npt.NDArray[np.uint8]
-    level: npt.NDArray[np.int8]
-    region: npt.NDArray[np.int32]
-    country: npt.NDArray[np.int32]
-    people: npt.NDArray[np.float32]
-    fame: npt.NDArray[np.float32]
+    facts: npt.NDArray[np.float32]
     regions: Trie
     meaning: npt.NDArray[np.int32]
     nation: npt.NDArray[np.int32]
@@ -75,7 +72,7 @@ class Names:
     @property
     def bytes(self) -> int:
         """Memory of all arrays."""
-        tries = [array for t in (self.trie, self.regions, self.cues) for array in (t.slots, t.starts)]
+        tries = [array for t in (self.trie, self.regions, self.cues) for array in (t.slots, t.starts, t.steps)]
         return sum(a.nbytes for a in [*tries, *vars(self).values()] if isinstance(a, np.ndarray))
 
 
@@ -116,12 +113,13 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     classes = np.zeros(cue_trie.names, np.int32)
     classes[cue_numbers] = list(cue_words.values())
     log_people = np.where(people > 0, np.log10(np.maximum(people, 1)), -1)
-    level = np.array([_LEVELS.get(kind, CITY) for kind in table["kind"].to_pylist()], np.int8)
-    compiled = Names(
-        names, first, places, by_region, _outside(names, first, places, table, world), crowd.astype(np.float32), traits,
-        level, region, numbers_of["country"], log_people.astype(np.float32), _fame(table, world), regions, meaning, nation, written,
-        cue_trie, classes,
-    )  # fmt: skip
+    level = [_LEVELS.get(kind, CITY) for kind in table["kind"].to_pylist()]
+    outside = _outside(names, first, places, table, world)
+    thousandths = [np.round(1000 * column).astype(np.int64) for column in (outside, crowd)]
+    about = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths]).astype(np.int32)
+    facts = np.zeros((table.num_rows, 8), np.float32)
+    facts[:, :5] = np.column_stack([level, region, numbers_of["country"], log_people, _fame(table, world)])
+    compiled = Names(names, about, places, by_region, facts, regions, meaning, nation, written, cue_trie, classes)
     for array in vars(compiled).values():
         if isinstance(array, np.ndarray):
             array.setflags(write=False)
@@ -233,9 +231,7 @@ def _own_regions(table: pa.Table) -> set[tuple[str, str]]:
 
 def _regions(
     table: pa.Table, world: World
-) -> tuple[
-    Trie, npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], dict[str, npt.NDArray[np.int32]]
-]:
+) -> tuple[Trie, npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], dict[str, npt.NDArray[np.int32]]]:
     """The regions' names and what they mean, and each place's region and country by number."""
     said = list(_region_names(table, world))
     keys = {key: number for number, key in enumerate(dict.fromkeys(key for _, (key, _) in said))}

@@ -120,7 +120,9 @@ def _read_files(settings: Settings, job: Job, found: list[MetadataFile]) -> Mani
                     errors.append(outcome.error)
                 advance(1)
     if errors:
-        raise StageError(f"{len(errors)} of {len(found)} files could not be read, first {errors[0]}; run again to go on")
+        raise StageError(
+            f"{len(errors)} of {len(found)} files could not be read, first {errors[0]}; run again to go on"
+        )
     return scan.finish(records.values(), 0.0)
 
 

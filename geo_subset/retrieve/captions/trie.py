@@ -1,7 +1,8 @@
 """Names as a trie over words, found by hashing: (node, word) is looked up in one open-addressing table.
 
 A slot is two uint64: the key, mixed from node and word (0: empty), and child << 32 | name + 1 (0 in the low half: no
-name ends here). A bitmap of the words that begin a name keeps most words of a caption from touching the table. Words
+name ends here). A bitmap of the words that begin a name, and one of the keys, keep most words of a caption from touching the
+table, whose slots are mostly far away in memory. Words
 are 64-bit hashes: two of a million different words, or two keys, are taken for one another with a probability below
 1e-6 for all names together, and for a caption's word and some key below 1e-12.
 """
@@ -23,18 +24,20 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _SIX = np.uint64(6)
+_ELSEWHERE = np.uint64(24)
 _BITS = np.uint64(63)
 _ONE = np.uint64(1)
-_FILTER_WORDS = 1 << 16
-"""uint64 of the bitmap: 4 million bits, 512 KB, which stays in a core's own cache."""
+_FILTER_WORDS, _STEP_WORDS = 1 << 16, 1 << 18
+"""uint64 of the bitmaps, at most: 512 KB and 2 MB, which stay in a core's caches where the table does not."""
 
 
 @dataclass(frozen=True)
 class Trie:
-    """`slots` uint64 (S, 2), S a power of two; `starts` uint64 (B,): the bitmap; `names`: how many distinct names."""
+    """`slots` uint64 (S, 2), `starts` and `steps` uint64 (B,): the bitmaps; all of a power of two. `names`: how many."""
 
     slots: npt.NDArray[np.uint64]
     starts: npt.NDArray[np.uint64]
+    steps: npt.NDArray[np.uint64]
     names: int
 
 
@@ -61,6 +64,13 @@ def look_up(slots, node, word):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _may_step(steps, node, word):  # type: ignore[no-untyped-def]
+    """Whether some name may go on with the word after the node."""
+    bit = (_key(node, word) >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+    return steps[bit >> _SIX] >> (bit & _BITS) & _ONE
+
+
+@inlined
 def may_start(starts, word):  # type: ignore[no-untyped-def]
     """Whether some name may begin with the word."""
     bit = word & np.uint64(starts.size * 64 - 1)
@@ -68,7 +78,7 @@ def may_start(starts, word):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def find(slots, starts, hashes, bases, count, found):  # type: ignore[no-untyped-def]
+def find(slots, starts, steps, hashes, bases, count, found):  # type: ignore[no-untyped-def]
     """Leftmost-longest names among the words: fills `found` int32 (M, 3) with (first word, word after, name).
 
     Where a name was found, the search goes on after it, so that names never overlap. The last word of a name may be a
@@ -85,7 +95,9 @@ def find(slots, starts, hashes, bases, count, found):  # type: ignore[no-untyped
         stop = 0
         name = np.uint64(0)
         while at < count:
-            value = look_up(slots, node, hashes[at])
+            value = np.uint64(0)
+            if node == 0 or _may_step(steps, node, hashes[at]):
+                value = look_up(slots, node, hashes[at])
             if value == 0:
                 if bases[at]:
                     value = look_up(slots, node, bases[at])
@@ -107,7 +119,7 @@ def find(slots, starts, hashes, bases, count, found):  # type: ignore[no-untyped
 
 
 @compiled
-def _insert(slots, starts, words, offsets, names):  # type: ignore[no-untyped-def]
+def _insert(slots, starts, steps, words, offsets, names):  # type: ignore[no-untyped-def]
     """Puts every sequence of words into the table; names[i] becomes the number of the distinct name, -1 for no word."""
     mask = np.uint64(slots.shape[0] - 1)
     nodes = np.uint64(1)
@@ -123,6 +135,8 @@ def _insert(slots, starts, words, offsets, names):  # type: ignore[no-untyped-de
             place = key & mask
             while slots[place, 0] != 0 and slots[place, 0] != key:
                 place = (place + _ONE) & mask
+            bit = (key >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+            steps[bit >> _SIX] |= _ONE << (bit & _BITS)
             if slots[place, 0] == 0:
                 slots[place, 0] = key
                 slots[place, 1] = nodes << _HALF
@@ -176,15 +190,16 @@ def build(words: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> tupl
     """A trie of the names whose words are words[offsets[i]:offsets[i + 1]], and each one's number (-1: no words)."""
     slots = np.zeros((_power_of_two(2 * len(words) + 2), 2), np.uint64)
     starts = np.zeros(min(_FILTER_WORDS, _power_of_two(len(offsets) // 2 + 1)), np.uint64)
+    steps = np.zeros(min(_STEP_WORDS, _power_of_two(len(words) // 4 + 1)), np.uint64)
     names = np.empty(len(offsets) - 1, np.int64)
-    nodes, distinct = _insert(slots, starts, words, offsets, names)
+    nodes, distinct = _insert(slots, starts, steps, words, offsets, names)
     if (size := _power_of_two(2 * int(nodes))) < len(slots):
         smaller = np.zeros((size, 2), np.uint64)
         _moved(slots, smaller)
         slots = smaller
-    slots.setflags(write=False)
-    starts.setflags(write=False)
-    return Trie(slots, starts, int(distinct)), names
+    for array in (slots, starts, steps):
+        array.setflags(write=False)
+    return Trie(slots, starts, steps, int(distinct)), names
 
 
 @compiled

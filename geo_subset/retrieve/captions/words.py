@@ -103,7 +103,7 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
     at = start
     first = start
     while at < stop:
-        byte = data[at]
+        byte = data[np.uint64(at)]
         if byte < 128 and entry[byte] > 0:  # letters and digits of ASCII, most of most captions: nothing but hashing
             value = entry[byte]
             if length == 0:
@@ -115,9 +115,12 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
                 lower |= value & LOWER
                 length += 1
                 at += 1
-                if at == stop or data[at] >= 128:
+                if at == stop:
                     break
-                value = entry[data[at]]
+                byte = data[np.uint64(at)]
+                if byte >= 128:
+                    break
+                value = entry[byte]
                 if value <= 0:
                     break
             continue
