@@ -6,8 +6,12 @@ switch its own string functions use), which would cost ten times what they do, f
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numba
 
@@ -16,9 +20,29 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 def compiled(function: _Function) -> _Function:
     """The function as machine code, made at the first call for the types of its arguments."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)  # type: ignore[no-any-return]
+    return _kept(function, {})
 
 
 def inlined(function: _Function) -> _Function:
     """The same, put into the functions that call it."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)(function)  # type: ignore[no-any-return]
+    return _kept(function, {"forceinline": True})
+
+
+def _kept(function: _Function, options: dict[str, Any]) -> _Function:
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _folder()
+    try:
+        return numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)  # type: ignore[no-any-return]
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _folder() -> str:
+    """Where machine code is kept: a folder of this very source. Numba looks at the file of a function alone, and would go
+    on using what was made of another version of the functions that it calls."""
+    here = Path(__file__).parent
+    source = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    name = f"numba-{hashlib.sha256(source).hexdigest()[:12]}"
+    if os.access(here, os.W_OK):
+        return str(here / "__pycache__" / name)
+    return str(Path(tempfile.gettempdir()) / f"geo-subset-{os.getuid()}-{name}")

@@ -15,7 +15,7 @@ from geo_subset.retrieve.captions import lexicon
 from geo_subset.retrieve.captions.compiled import inlined
 from geo_subset.retrieve.captions.folding import COMMA, HYPHEN, OPEN, SPACE, STOP
 from geo_subset.retrieve.captions.names import (
-    CODE, CROWD, FAME, FIRST, FULL, IN_COUNTRY, IN_REGION, LEVEL, NUMBER, OUTSIDE, PEOPLE, PERSON, PLACE, REGION, STATE,
+    BRAND, CODE, CROWD, FAME, FIRST, FULL, IN_COUNTRY, IN_REGION, LEVEL, NUMBER, OUTSIDE, PEOPLE, PERSON, PLACE, REGION, STATE,
     TRAITS, WORD, Names,
 )  # fmt: skip
 from geo_subset.retrieve.captions.trie import find, look_up, may_start
@@ -34,11 +34,11 @@ FEATURES = (
     "country_named", "other_country_adjacent", "other_country_named",
     # log10 of people (0 if unknown), of the share among all so called, of how much larger a city elsewhere is, of how
     # many are so called: where the own region is named, and where it is not
-    "people_own", "people_none", "people_unknown", "share_own", "share_none", "outside_own", "outside_none",
+    "people_own", "people_none", "people_unknown", "start_none", "end_none", "share_own", "share_none", "outside_own", "outside_none",
     "crowd_own", "crowd_none", "fame_own", "fame_none", "fame_unknown",
     # the name itself
-    "lower_case", "caption_without_case", "title_case", "all_capitals", "english_word", "english_word_none",
-    "english_word_lower_case", "region_name", "region_name_own", "region_name_after_name", "given_name", "given_name_none", "several_words",
+    "lower_case", "caption_without_case", "title_case", "all_capital", "english_word", "english_word_none",
+    "english_word_lower", "region_name", "region_name_own", "region_name_after", "person_name", "person_name_none", "brand_name", "several_words",
     # after it
     "next_within", "next_nature", "next_street", "next_body", "next_other_kind", "next_capital", "next_hyphen",
     "start_next_lower", "start_next_capital", "start_english_word",
@@ -47,7 +47,10 @@ FEATURES = (
     "previous_none", "previous_stop", "previous_comma", "previous_in", "previous_from", "previous_of", "previous_near",
     "previous_title", "previous_given", "previous_side", "previous_capital", "previous_initial", "previous_hyphen",
     # in the caption
-    "between", "late", "first_adjacent", "later_adjacent", "adjacent_elsewhere", "unknown_before", "unknown_after",
+    "goods",
+    "goods_after_start",
+    "between",
+    "late", "first_adjacent", "later_adjacent", "adjacent_elsewhere", "unknown_before", "unknown_after",
     "other_names",
 )  # fmt: skip
 _INDEX = {name: number for number, name in enumerate(FEATURES)}
@@ -135,20 +138,20 @@ def scratch() -> Scratch:
     OWN_BEFORE_CLAIMED, OWN_BEFORE_UNKNOWN, OTHER_ADJACENT, OTHER_NEXT, OTHER_NAMED, NONE_NAMED,
 ) = range(len(RELATIONS))  # fmt: skip
 (
-    COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT, OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, SHARE_OWN,
+    COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT, OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, START_NONE, END_NONE, SHARE_OWN,
     SHARE_NONE, OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, FAME_OWN, FAME_NONE, FAME_UNKNOWN, LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE,
-    ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE, ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_OWN, REGION_NAME_AFTER, GIVEN_NAME,
-    GIVEN_NAME_NONE, SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY, NEXT_OTHER_KIND, NEXT_CAPITAL,
+    ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE, ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_OWN, REGION_NAME_AFTER, PERSON_NAME,
+    PERSON_NAME_NONE, BRAND_NAME, SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY, NEXT_OTHER_KIND, NEXT_CAPITAL,
     NEXT_HYPHEN, START_NEXT_LOWER, START_NEXT_CAPITAL, START_ENGLISH_WORD, REGION_THEN_END, REGION_THEN_STOP, REGION_THEN_COMMA, LISTED, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
     PREVIOUS_IN, PREVIOUS_FROM, PREVIOUS_OF, PREVIOUS_NEAR, PREVIOUS_TITLE, PREVIOUS_GIVEN, PREVIOUS_SIDE,
-    PREVIOUS_CAPITAL, PREVIOUS_INITIAL, PREVIOUS_HYPHEN, BETWEEN, LATE, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE,
+    PREVIOUS_CAPITAL, PREVIOUS_INITIAL, PREVIOUS_HYPHEN, GOODS, GOODS_AFTER_START, BETWEEN, LATE, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE,
     UNKNOWN_BEFORE, UNKNOWN_AFTER, OTHER_NAMES,
 ) = range(len(RELATIONS), _WIDTH)  # fmt: skip
 
 _IN, _FROM, _OF, _NEAR = lexicon.IN, lexicon.FROM, lexicon.OF, lexicon.NEAR
 _WITHIN, _NATURE, _STREET, _BODY = lexicon.WITHIN, lexicon.NATURE, lexicon.STREET, lexicon.BODY
 _TITLE, _GIVEN, _SIDE, _OTHER_KIND = lexicon.TITLE, lexicon.GIVEN, lexicon.SIDE, lexicon.OTHER_KIND
-_BETWEEN, _LIST = lexicon.BETWEEN, lexicon.LIST
+_BETWEEN, _LIST, _GOODS = lexicon.BETWEEN, lexicon.LIST, lexicon.GOODS
 _CUES = _IN | _FROM | _OF | _NEAR | _LIST
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -268,7 +271,7 @@ def _has(t, name, named):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no-untyped-def]
+def _mention(t, s, m, mentions, words, capitals, goods, regions, x):  # type: ignore[no-untyped-def]
     """What holds of a mention whichever place is meant, into x (F,)."""
     for f in range(_WIDTH):
         x[f] = 0
@@ -294,7 +297,13 @@ def _mention(t, s, m, mentions, words, capitals, regions, x):  # type: ignore[no
             if s.named[i, 0] == start and s.named[i, 1] == stop and s.claims[i] != _NO_CLAIM:
                 x[REGION_NAME_AFTER] = 1
     if traits & PERSON:
-        x[GIVEN_NAME] = 1
+        x[PERSON_NAME] = 1
+    if traits & BRAND:
+        x[BRAND_NAME] = 1
+    if goods:
+        x[GOODS] = 1
+        if start == 0:
+            x[GOODS_AFTER_START] = 1
     if stop - start > 1:
         x[SEVERAL_WORDS] = 1
 
@@ -521,7 +530,9 @@ def _candidate(t, s, m, place, regions, c):  # type: ignore[no-untyped-def]
         _set(s, c, OUTSIDE_NONE, excess)
         _set(s, c, CROWD_NONE, crowd)
         _set(s, c, ENGLISH_WORD_NONE, s.base[m, ENGLISH_WORD])
-        _set(s, c, GIVEN_NAME_NONE, s.base[m, GIVEN_NAME])
+        _set(s, c, START_NONE, s.base[m, PREVIOUS_NONE])
+        _set(s, c, END_NONE, s.base[m, NEXT_END])
+        _set(s, c, PERSON_NAME_NONE, s.base[m, PERSON_NAME])
 
 
 @inlined
@@ -556,9 +567,10 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
         return 0, 0, cut
     _classify(t, s, words)
     capitals = 0
-    has_lower = False
+    goods = has_lower = False
     for i in range(words):
         capitals += s.flags[i] & CAPITAL
+        goods |= s.classes[i] & _GOODS != 0
         has_lower |= s.flags[i] & 2 != 0
     regions = _regions(t, s, words, mentions, has_lower)
     number = 0
@@ -569,7 +581,7 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
             inside |= longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]
         if inside:
             continue
-        _mention(t, s, m, mentions, words, capitals, regions, s.base[m])
+        _mention(t, s, m, mentions, words, capitals, goods, regions, s.base[m])
         name = s.found[m, 2]
         first = t.about[name, FIRST]
         last = first + t.about[name, NUMBER]

@@ -25,8 +25,8 @@ COLUMNS = ("place_id", "name", "kind", "context", "admin1", "country", "latitude
 #: Levels of places: each has a model of its own.
 CITY, COUNTY, STATE = 0, 1, 2
 _LEVELS = {"county": COUNTY, "state": STATE}
-#: What a name is besides, as bits: an English word, a region's or country's name, a given name.
-WORD, REGION, PERSON = 1, 2, 4
+#: What a name is besides, as bits: an English word, a region's or country's name, a person's, a brand's.
+WORD, REGION, PERSON, BRAND = 1, 2, 4, 8
 #: Columns of `Names.about` and of `Names.facts`.
 FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD = range(6)
 LEVEL, IN_REGION, IN_COUNTRY, PEOPLE, FAME = range(5)
@@ -44,7 +44,7 @@ class Names:
 
     `trie` holds the places' names. What belongs together lies together, as each look may be one into far memory:
     `about[n]` int32 (N, 6) is of name n the first of its places in `places`, their number, the first place itself,
-    its traits (WORD, REGION, PERSON), and in thousandths the log10 of the population of the largest city so called that
+    its traits (WORD, REGION, PERSON, BRAND), and in thousandths the log10 of the population of the largest city so called that
     is no place of the table (0 if there is none) and of all its places together. `places[first:first + number]` int32 are
     its places, the most populous first, and `by_region` the same sorted by region.
 
@@ -106,7 +106,8 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
         flagged = pc.fill_null(table["dictionary_word"], False).to_numpy(zero_copy_only=False)[owners] & main
         traits[numbers[flagged]] |= WORD
     cue_words = lexicon.cues()
-    traits[_numbers_of(names, [w for w, bits in cue_words.items() if bits & lexicon.GIVEN])] |= PERSON
+    for trait, bits_of in ((PERSON, lexicon.GIVEN | lexicon.SURNAME), (BRAND, lexicon.BRAND)):
+        traits[_numbers_of(names, [word for word, bits in cue_words.items() if bits & bits_of])] |= trait
     traits[_numbers_of(names, [text for text, _ in _region_names(table, world, only_full=True)])] |= REGION
 
     cue_trie, cue_numbers = trie.build(*trie.split_texts(pa.array(list(cue_words))))
