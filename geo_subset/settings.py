@@ -157,7 +157,7 @@ class CaptionsSettings(_Section):
     url_col: str | None = None
     caption_col: str | None = None
     """Columns by name, without regard to case; none: the usual names."""
-    min_confidence: Fraction = 0.5
+    min_confidence: Fraction = 0.7
     """Mentions that are less surely of the place are left out; of the rows at 0.9, nine in ten are right."""
 
     _lists = field_validator("path", mode="before")(_as_tuple)

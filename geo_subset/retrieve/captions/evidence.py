@@ -521,12 +521,12 @@ def _candidate(t, s, m, place, regions, c):  # type: ignore[no-untyped-def]
     if own:
         _set(s, c, REGION_NAME_OWN, s.base[m, REGION_NAME])
         _set(s, c, PEOPLE_OWN, people)
-        _set(s, c, SHARE_OWN, people - share)
+        _set(s, c, SHARE_OWN, min(people - share, np.float32(0)))
         _set(s, c, OUTSIDE_OWN, excess)
         _set(s, c, CROWD_OWN, crowd)
     else:
         _set(s, c, PEOPLE_NONE, people)
-        _set(s, c, SHARE_NONE, people - share)
+        _set(s, c, SHARE_NONE, min(people - share, np.float32(0)))
         _set(s, c, OUTSIDE_NONE, excess)
         _set(s, c, CROWD_NONE, crowd)
         _set(s, c, ENGLISH_WORD_NONE, s.base[m, ENGLISH_WORD])

