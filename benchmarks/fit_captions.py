@@ -32,6 +32,7 @@ from scipy.optimize import minimize
 from geo_subset import settings
 from geo_subset.places import stage
 from geo_subset.retrieve.captions import decide, evidence, lexicon, names, trie, world
+from geo_subset.retrieve.captions import features as features_of
 from geo_subset.retrieve.captions.decide import LEVELS
 from geo_subset.runfolder import StageFolder
 
@@ -68,10 +69,12 @@ def _gather_all(data, ends, t, s, caption, mention, place, features):  # type: i
 def candidates(captions: list[str], compiled: names.Names) -> tuple[Any, Any, Any, Any]:
     """Of all candidates: the caption's number, the mention's in it, the place's, and the features (N, F)."""
     data, ends = trie.buffers(pa.array(captions, pa.large_string()))
-    most = 24 * len(captions) + 100 * evidence.MOST_CANDIDATES  # far more than there are; checked below
+    most = 24 * len(captions) + 100 * features_of.MOST_CANDIDATES  # far more than there are; checked below
     caption, mention, place = (np.empty(most, np.int64) for _ in range(3))
-    features = np.empty((most, len(evidence.FEATURES)), np.float32)
-    number = _gather_all(data, ends, evidence.tables(compiled), evidence.scratch(), caption, mention, place, features)
+    features = np.empty((most, len(features_of.FEATURES)), np.float32)
+    number = _gather_all(
+        data, ends, features_of.tables(compiled), features_of.scratch(), caption, mention, place, features
+    )
     assert number < most
     return caption[:number], mention[:number], place[:number], features[:number]
 
@@ -166,7 +169,9 @@ def main() -> None:
         for part, rows in zip(parts, (features, group + captions, is_right, weights), strict=True):
             part.append(rows)
         found = fit(*(np.concatenate(part) for part in parts))
-        model[name] = {f: round(float(w), 3) for f, w in zip(evidence.FEATURES, found, strict=True) if abs(w) >= 0.0005}
+        model[name] = {
+            f: round(float(w), 3) for f, w in zip(features_of.FEATURES, found, strict=True) if abs(w) >= 0.0005
+        }
         fitted_on[name] = captions
         print(f"{name}: {captions:,} captions, {len(model[name])} weights")
     about = (

@@ -106,7 +106,9 @@ def main() -> None:
     for low, high in ((0.5, 0.7), (0.7, 0.9), (0.9, 1.01), (0.5, 1.01)):
         of = [row for row in accepted if low <= float(row["similarity"]) < high]
         mean = sum(float(row["similarity"]) for row in of) / len(of)
-        print(f"  {low:.1f}-{min(high, 1):.1f} {len(of):4} {mean:.3f} {sum(r['label'] == 'yes' for r in of) / len(of):.3f}")
+        print(
+            f"  {low:.1f}-{min(high, 1):.1f} {len(of):4} {mean:.3f} {sum(r['label'] == 'yes' for r in of) / len(of):.3f}"
+        )
     print(f"refused: {refused.total()} mentions, {refused['yes'] + refused['other']} of them missed")
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from geo_subset.retrieve.captions.compiled import compiled, inlined
-from geo_subset.retrieve.captions.evidence import FEATURES, gather
+from geo_subset.retrieve.captions.evidence import gather
+from geo_subset.retrieve.captions.features import FEATURES
 from geo_subset.retrieve.captions.names import CITY, COUNTY, IN_REGION, LEVEL, STATE
 
 LEVELS = ("city", "county", "state")
@@ -122,7 +123,7 @@ def _accept(t, s, mentions, candidates, least, confidence, best, state, caption,
             there = False  # the place itself, or one within it, is accepted already
             for i in range(begun, made):
                 within = level > CITY and t.facts[places[i], LEVEL] < level and region >= 0
-                there |= places[i] == place or within and t.facts[places[i], IN_REGION] == region
+                there |= places[i] == place or (within and t.facts[places[i], IN_REGION] == region)
             for coarser in range(level + 1, STATE + 1):  # 'Washington' is more likely that state than this town
                 other = best[m, coarser]
                 if other >= 0 and t.facts[s.place[other], IN_REGION] != region:
@@ -143,7 +144,7 @@ def read(data, ends, begin, least, weight, t, s, confidence, levels, best, state
     Args:
         data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
         least: float32, the confidence from which on a place is accepted.
-        weight: float32 (levels, features). t, s: `evidence.tables` and `evidence.scratch`.
+        weight: float32 (levels, features). t, s: `features.tables` and `features.scratch`.
         confidence, levels, best, state: float32 (C,), int8 (C,), int32 (C, levels), int8 (C,): space for C candidates (MOST_CANDIDATES).
         rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
         tallies: int64, TALLIES, added to.

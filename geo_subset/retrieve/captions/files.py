@@ -7,6 +7,7 @@ regard to case; a CSV or TSV without a header holds URL and caption, in this ord
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -80,7 +81,7 @@ def discover(paths: Sequence[str]) -> list[MetadataFile]:
             package = "huggingface_hub" if path.startswith("hf://") else str(error)
             raise SettingsError(f"retrieve.captions.path = {path!r}: to read it, install {package}") from None
         except Exception as error:  # object stores raise kinds of their own, say for missing credentials
-            raise SettingsError(f"retrieve.captions.path = {path!r} cannot be read: {error}") from None
+            raise SettingsError(f"retrieve.captions.path = {path!r} cannot be read: {error}") from error
         if not entries:
             kinds = ", ".join(FORMATS)
             raise SettingsError(f"retrieve.captions.path = {path!r}: no metadata files there ({kinds}, or compressed)")
@@ -175,9 +176,8 @@ def _parquet(stream: Any, _path: str, url: str | None, caption: str | None, _cou
 def _separated(stream: IO[bytes], path: str, url: str | None, caption: str | None, counters: Counter[str]) -> _Batches:
     tabs = _format(path) == "tsv"
     first = stream.readline()
-    fields = [
-        field.strip('"') for field in first.decode("utf-8", "replace").rstrip("\r\n").split("\t" if tabs else ",")
-    ]
+    line = first.decode("utf-8", "replace").rstrip("\r\n")
+    fields = line.split("\t") if tabs else next(csv.reader([line]), [""])
     try:
         named, header = columns(fields, url, caption), True
     except ValueError:

@@ -89,9 +89,25 @@ COUNTRIES: dict[str, tuple[str, ...]] = {
 }
 
 #: Classes of words beside a name, as bits; a word may be of several.
-IN, FROM, OF, NEAR, WITHIN, NATURE, STREET, BODY, TITLE, GIVEN, SIDE, OTHER_KIND, BETWEEN, LIST, SURNAME, BRAND, GOODS = (
-    1 << i for i in range(17)
-)
+(
+    IN,
+    FROM,
+    OF,
+    NEAR,
+    WITHIN,
+    NATURE,
+    STREET,
+    BODY,
+    TITLE,
+    GIVEN,
+    SIDE,
+    OTHER_KIND,
+    BETWEEN,
+    LIST,
+    SURNAME,
+    BRAND,
+    GOODS,
+) = (1 << i for i in range(17))
 _WORDS: dict[int, str] = {
     IN: "in at around inside across throughout visiting downtown",
     FROM: "from to toward towards via between leaving for bound route by versus vs",

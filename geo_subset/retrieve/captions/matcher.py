@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geo_subset.retrieve.captions import decide, evidence
+from geo_subset.retrieve.captions import decide, features
 from geo_subset.retrieve.captions.compiled import compiled
 from geo_subset.retrieve.captions.files import Columns
 from geo_subset.retrieve.captions.names import Names
@@ -44,9 +44,9 @@ class Matcher:
     """Compiled names with the working space of one thread."""
 
     def __init__(self, names: Names, min_confidence: float) -> None:
-        self._tables, self._scratch = evidence.tables(names), evidence.scratch()
+        self._tables, self._scratch = features.tables(names), features.scratch()
         self._least, self._weights = np.float32(min_confidence), decide.weights()
-        most = evidence.MOST_CANDIDATES
+        most = features.MOST_CANDIDATES
         self._space = (
             np.empty(most, np.float32), np.empty(most, np.int8), np.empty((most, len(decide.LEVELS)), np.int32),
             np.empty(most, np.int8),

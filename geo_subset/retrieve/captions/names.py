@@ -6,7 +6,7 @@ of Ray's object store, mapped, so that a node holds them once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 

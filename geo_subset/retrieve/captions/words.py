@@ -11,7 +11,14 @@ import numpy as np
 
 from geo_subset.retrieve.captions.compiled import compiled, inlined
 from geo_subset.retrieve.captions.folding import (
-    ALONE, DROPPED, LOWER, MANY, OTHER, POINT, SEPARATOR, UPPER,
+    ALONE,
+    DROPPED,
+    LOWER,
+    MANY,
+    OTHER,
+    POINT,
+    SEPARATOR,
+    UPPER,
 )  # fmt: skip
 
 #: Flags of a word: its first letter is upper case; it has lower case; it has more than one character and no lower case.
@@ -42,7 +49,7 @@ def _decode(data, at, stop):  # type: ignore[no-untyped-def]
         if byte & 0xC0 != 0x80:
             return np.int32(-1), 1
         point = point << 6 | (byte & 0x3F)
-    if size == 3 and (point < 0x800 or 0xD800 <= point < 0xE000) or size == 4 and not 0x10000 <= point < 0x110000:
+    if (size == 3 and (point < 0x800 or 0xD800 <= point < 0xE000)) or (size == 4 and not 0x10000 <= point < 0x110000):
         return np.int32(-1), 1
     return point, size
 

@@ -45,6 +45,14 @@ def run(run_url, folder, digit="d", num_images=20, workers=2, **captions):
 
 
 @pytest.fixture
+def metadata(tmp_path):
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    write_captions(folder)
+    return folder
+
+
+@pytest.fixture
 def run_url(tmp_path):
     url = str(tmp_path / "run")
     write_places(url, places().to_pylist())
@@ -55,13 +63,12 @@ def matches(run_url, manifest):
     return pa.concat_tables([pq.read_table(Path(run_url, "matches", path)) for path in manifest.paths()])
 
 
-def test_matches_of_every_file_by_place(ray_session, run_url, tmp_path):
-    write_captions(tmp_path)
-    manifest = run(run_url, tmp_path)
+def test_matches_of_every_file_by_place(ray_session, run_url, metadata):
+    manifest = run(run_url, metadata)
     table, counters = matches(run_url, manifest), manifest.counters
     assert table.schema.equals(tables.MATCHES)
     ids = table["place_id"].to_pylist()
-    assert set(ids) == {f"list:{name} {state}" for name, state, _ in CITIES} - {"list:Greene Georgia"} or len(set(ids)) > 10
+    assert len(set(ids)) > 10
     assert max(ids.count(place) for place in set(ids)) == 20  # the cap
     for place in set(ids):
         rows = [row for row in table.to_pylist() if row["place_id"] == place]
@@ -95,15 +102,14 @@ def test_neither_workers_nor_the_order_of_files_change_a_byte(ray_session, run_u
     assert [entry.sha256 for entry in one.files] == [entry.sha256 for entry in two.files]
 
 
-def test_a_damaged_file_stops_the_stage_and_the_next_run_reads_only_that(ray_session, run_url, tmp_path):
-    write_captions(tmp_path)
-    whole = (tmp_path / "1.parquet").read_bytes()
-    (tmp_path / "1.parquet").write_bytes(b"nothing")
+def test_a_damaged_file_stops_the_stage_and_the_next_run_reads_only_that(ray_session, run_url, metadata):
+    whole = (metadata / "1.parquet").read_bytes()
+    (metadata / "1.parquet").write_bytes(b"nothing")
     with pytest.raises(StageError, match=r"1 of 3 files could not be read, first .*1\.parquet"):
-        run(run_url, tmp_path, "e")
-    (tmp_path / "1.parquet").write_bytes(whole)
-    (tmp_path / "0.parquet").write_bytes(b"already read")
-    assert run(run_url, tmp_path, "e").counters["captions"] == 600
+        run(run_url, metadata, "e")
+    (metadata / "1.parquet").write_bytes(whole)
+    (metadata / "0.parquet").write_bytes(b"already read")
+    assert run(run_url, metadata, "e").counters["captions"] == 600
 
 
 def test_a_path_without_files_is_told_before_anything_starts(tmp_path):
@@ -122,7 +128,14 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_table(tmp_path):
     )
 
     def command(name: str) -> list[str]:
-        return [sys.executable, "-m", "geo_subset.cli", "retrieve", str(tmp_path / "run.toml"), f"--set=run={tmp_path / name}"]
+        return [
+            sys.executable,
+            "-m",
+            "geo_subset.cli",
+            "retrieve",
+            str(tmp_path / "run.toml"),
+            f"--set=run={tmp_path / name}",
+        ]
 
     def parts(name: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (tmp_path / name / "matches").glob("*.parquet")}

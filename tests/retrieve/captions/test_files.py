@@ -35,7 +35,9 @@ def write(path: Path) -> None:
         columns = {"TEXT": [text for _, text in ROWS], "URL": [url for url, _ in ROWS], "WIDTH": [1, 2, 3]}
         pq.write_table(pa.table(columns), path, row_group_size=2)
     elif path.name.startswith("header"):
-        path.write_text(("url\ttext\n" + tabs) if path.suffix == ".tsv" else "URL,Caption,n\n" + quoted, encoding="utf-8")
+        path.write_text(
+            ("url\ttext\n" + tabs) if path.suffix == ".tsv" else "URL,Caption,n\n" + quoted, encoding="utf-8"
+        )
     elif path.name.endswith(".gz"):
         path.write_bytes(gzip.compress(tabs.encode()))
     else:
@@ -85,7 +87,9 @@ def test_folders_and_globs(tmp_path):
     assert all(file.bytes == 1 and file.version for file in found)
 
 
-@pytest.mark.parametrize("path", ["none.parquet", "none/*.parquet", "x.xlsx", "hf://datasets/a/b/*.parquet", "nonsense://a"])
+@pytest.mark.parametrize(
+    "path", ["none.parquet", "none/*.parquet", "x.xlsx", "hf://datasets/a/b/*.parquet", "nonsense://a"]
+)
 def test_what_is_not_there_is_told(tmp_path, path):
     (tmp_path / "x.xlsx").write_bytes(b"x")
     with pytest.raises(SettingsError, match=r"retrieve\.captions\.path = "):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gazetteer import compiled, meanings
 
-from geo_subset.retrieve.captions import decide, evidence
+from geo_subset.retrieve.captions import decide, features
 from geo_subset.retrieve.captions.matcher import Matcher
 
 
@@ -65,7 +65,7 @@ def test_what_is_far_into_a_caption_is_not_read_and_counted():
 
     from geo_subset.retrieve.captions.files import Columns
 
-    text = "word " * (evidence.MOST_BYTES // 5 + 1) + "Springfield, Illinois"
+    text = "word " * (features.MOST_BYTES // 5 + 1) + "Springfield, Illinois"
     batch = pa.RecordBatch.from_pydict({"url": ["u", "u"], "caption": [text, None]})
     counters: Counter[str] = Counter()
     assert Matcher(compiled(), 0.5).match(batch, Columns("url", "caption"), counters).num_rows == 0
@@ -79,7 +79,12 @@ def test_confidences_of_a_level_add_up_to_one_at_most_and_counters_add_up():
 
     from geo_subset.retrieve.captions.files import Columns
 
-    texts = ["Springfield", "Washington and Springfield", "Springfield, Illinois, Greene County", "Santa Fe, New Mexico"]
+    texts = [
+        "Springfield",
+        "Washington and Springfield",
+        "Springfield, Illinois, Greene County",
+        "Santa Fe, New Mexico",
+    ]
     batch = pa.RecordBatch.from_pydict({"url": list("abcd"), "caption": texts})
     counters: Counter[str] = Counter()
     found = Matcher(compiled(), 0.2).match(batch, Columns("url", "caption"), counters)
@@ -91,7 +96,7 @@ def test_confidences_of_a_level_add_up_to_one_at_most_and_counters_add_up():
 
 
 def test_the_model_knows_every_feature_it_weighs():
-    for number, name in enumerate(evidence.FEATURES):
-        assert getattr(evidence, name.upper()) == number
-    assert decide.weights().shape == (len(decide.LEVELS), len(evidence.FEATURES))
+    for number, name in enumerate(features.FEATURES):
+        assert getattr(features, name.upper()) == number
+    assert decide.weights().shape == (len(decide.LEVELS), len(features.FEATURES))
     assert np.isfinite(decide.weights()).all()

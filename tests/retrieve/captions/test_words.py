@@ -108,7 +108,13 @@ def test_a_name_is_found(name, caption):
 
 @pytest.mark.parametrize(
     ("name", "caption"),
-    [("Paul", "Pauline"), ("York", "Yorkshire"), ("กรุงเทพ", "ไปกรุงเทพกัน"), ("amp", "salt &amp; pepper"), ("Elizabeth", "Elizabeths")],
+    [
+        ("Paul", "Pauline"),
+        ("York", "Yorkshire"),
+        ("กรุงเทพ", "ไปกรุงเทพกัน"),
+        ("amp", "salt &amp; pepper"),
+        ("Elizabeth", "Elizabeths"),
+    ],
 )
 def test_a_part_of_a_word_is_no_name(name, caption):
     assert scanned(caption.encode(), [name.encode()])[1] == []
