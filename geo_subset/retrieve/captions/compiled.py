@@ -11,11 +11,12 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
+#: Their arguments have the types that they are called with: mypy knows none.
+_Function = Callable[..., Any]
 
 
 def compiled(function: _Function) -> _Function:
@@ -38,8 +39,8 @@ def _kept(function: _Function, options: dict[str, Any]) -> _Function:
 
 
 def _folder() -> str:
-    """Where machine code is kept: a folder of this very source. Numba looks at the file of a function alone, and would go
-    on using what was made of another version of the functions that it calls."""
+    """Where machine code is kept: a folder of this very source. Numba looks at the file of a function alone, and would
+    go on using what was made of another version of the functions that it calls."""
     here = Path(__file__).parent
     source = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
     name = f"numba-{hashlib.sha256(source).hexdigest()[:12]}"

@@ -71,8 +71,8 @@ def _confidences(t, s, candidates, weight, confidence, level):  # type: ignore[n
                     mention = s.mention[c]
                     base = _base_score(s.base[mention], weight[of])
                 score = base
-                for i in range(s.count[c]):
-                    score += s.value[c, i] * weight[of, s.index[c, i]]
+                for i in range(s.extras[c]):
+                    score += s.value[c, i] * weight[of, s.extra[c, i]]
                 confidence[c] = score
                 highest = max(highest, score)
                 any_ = True
@@ -90,7 +90,7 @@ def _confidences(t, s, candidates, weight, confidence, level):  # type: ignore[n
 
 @inlined
 def _best(s, candidates, confidence, level, best):  # type: ignore[no-untyped-def]
-    """best[mention, level]: the candidate with the highest confidence, the earlier among equals; -1 if there is none."""
+    """best[mention, level]: the candidate of the highest confidence, the earlier of equals; -1 if there is none."""
     for c in range(candidates):
         m, of = s.mention[c], level[c]
         if best[m, of] < 0 or confidence[c] > confidence[best[m, of]]:
@@ -145,7 +145,8 @@ def read(data, ends, begin, least, weight, t, s, confidence, levels, best, state
         data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
         least: float32, the confidence from which on a place is accepted.
         weight: float32 (levels, features). t, s: `features.tables` and `features.scratch`.
-        confidence, levels, best, state: float32 (C,), int8 (C,), int32 (C, levels), int8 (C,): space for C candidates (MOST_CANDIDATES).
+        confidence, levels, best, state: float32 (C,), int8 (C,), int32 (C, levels), int8 (C,):
+            space for C = MOST_CANDIDATES.
         rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
         tallies: int64, TALLIES, added to.
     Returns:

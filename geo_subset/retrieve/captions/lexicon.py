@@ -116,64 +116,74 @@ _WORDS: dict[int, str] = {
     OF: "of the",
     NEAR: "near vicinity outside suburb suburbs outskirts miles mile area section",
     WITHIN: "county counties parish borough co",
-    NATURE: """river creek valley lake lakes mountain mountains mount canyon forest national park island islands bay beach
-        falls hills desert basin peninsula range plains pass gulf strait trail wilderness refuge reservoir dam glacier
-        gorge ridge peak cave caverns springs district delta harbor sound coast shore hill rock point""",
-    STREET: """street st avenue ave road rd boulevard blvd drive highway hwy lane ln route square plaza court ct bridge
-        turnpike parkway tunnel freeway""",
-    BODY: """railroad railway railroads company corporation corp inc incorporated llc ltd university college school institute
-        hospital bank society club hotel team fc brand brothers sons press journal times post herald news tribune magazine
-        records studios band symphony orchestra airlines cubs bulls bears yankees mets giants dodgers lakers
-        cowboys patriots packers eagles steelers redskins raiders broncos tigers lions sox braves marlins astros rangers
-        celtics knicks heat magic spurs rockets suns jazz kings blues blackhawks bruins flyers penguins devils chargers
-        colts texans titans jaguars saints falcons panthers buccaneers seahawks rams vikings nationals orioles phillies
-        bengals browns ravens dolphins cardinals huskies cornhuskers gators badgers hawkeyes tide wildcats longhorns sooners
-        buckeyes wolverines spartans volunteers bulldogs trojans aggies bruins hurricanes seminoles jayhawks galaxy crew
-        united sounders rapids thunder pelicans grizzlies hornets hawks nets raptors clippers wizards pistons pacers
-        timberwolves predators senators sabres sharks stars wild canucks capitals islanders pirates reds indians twins royals brewers padres mariners athletics angels diamondbacks""",
-    TITLE: """mr mrs ms miss dr doctor senator congressman president governor general captain colonel major lieutenant
-        sergeant private judge justice sir lady lord king queen prince princess saint father reverend bishop pope mayor
-        professor secretary actor actress singer author photographer artist player coach""",
-    GIVEN: """james john robert michael william david richard joseph thomas charles christopher daniel matthew anthony mark
-        donald steven paul andrew joshua kenneth kevin brian george timothy ronald edward jason jeffrey ryan jacob gary
-        nicholas eric jonathan stephen larry justin scott brandon benjamin samuel gregory alexander patrick frank raymond
-        jack dennis jerry tyler aaron jose adam nathan henry zachary douglas peter kyle noah ethan jeremy walter
-        christian keith roger terry austin sean gerald carl harold dylan arthur lawrence jordan jesse bryan billy bruce
-        gabriel joe logan alan juan albert willie elijah wayne randy vincent mason roy ralph bobby russell bradley philip
-        eugene fred howard louis ernest stanley leonard clarence earl elmer floyd chester leon lewis clyde herbert
-        mary patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret ashley
-        kimberly emily donna michelle carol amanda melissa deborah stephanie rebecca sharon laura cynthia dorothy amy
-        kathleen angela shirley emma brenda pamela nicole anna samantha katherine christine helen debra rachel carolyn
-        janet maria catherine heather diane olivia julie joyce victoria ruth virginia lauren kelly christina joan evelyn
-        judith andrea hannah megan cheryl jacqueline martha madison teresa gloria sara janice ann kathryn abigail sophia
-        frances jean alice judy isabella julia grace amber denise danielle marilyn beverly charlotte natalie theresa
-        diana brittany doris kayla alexis lori marie florence taylor chris mike tom bob bill jim kim kate jane rose
-        ben sam max leo luke jackson lincoln carson hunter cody cole chelsea paris brooklyn savannah sydney""",
-    SURNAME: """smith johnson williams brown jones garcia miller davis rodriguez martinez hernandez lopez gonzalez wilson
-        anderson thomas taylor moore jackson martin lee perez thompson white harris sanchez clark ramirez lewis robinson
-        walker young allen king wright scott torres nguyen hill flores green adams nelson baker hall rivera campbell
-        mitchell carter roberts gomez phillips evans turner diaz parker cruz edwards collins reyes stewart morris morales
-        murphy cook rogers gutierrez ortiz morgan cooper peterson bailey reed kelly howard ramos kim cox ward richardson
-        watson brooks chavez wood james bennett gray mendoza ruiz hughes price alvarez castillo sanders patel myers long
-        ross foster jimenez powell jenkins perry russell sullivan bell coleman butler henderson barnes fisher vasquez
-        simmons graham murray ford hamilton wallace west cole hayes bryant gibson ellis stevens ferguson burns newman
-        armstrong barrett rosenberg obama trump clinton lincoln washington jefferson madison monroe franklin houston
-        kennedy johnston spencer warren dixon hunt palmer webb grant stone black hart barry marcus gary wade lacey carey
-        shaw rice holmes knight boyd mason dunn payne andrews harvey hudson elliott dean duncan fowler carr wagner
-        bradley weaver hawkins lane fuller montgomery chandler aubrey avery emmett beckett jonas hoffman schultz walsh""",
-    BRAND: """mercedes hilton marriott hyatt hoover patagonia columbia lincoln dodge chrysler plymouth pontiac cadillac
-        chevrolet ford toyota honda nissan lexus audi volvo ferrari porsche subaru mazda hyundai kia tesla harley yamaha
-        kawasaki suzuki apple microsoft samsung sony canon nikon panasonic motorola nokia dell lenovo amazon google
-        facebook disney nike adidas puma reebok gucci prada chanel dior hermes burberry versace armani cartier rolex
-        omega tiffany swarovski pandora coach tommy levis wrangler fender gibson yeti stanley bosch philips siemens
-        whirlpool electra armstrong wilson spalding titleist callaway oakley hershey kraft nestle coca pepsi starbucks
-        hartford prudential orvis avery brother epson sunbeam frigidaire kohler moen delta broan marlboro winchester
-        remington browning colt beretta luger""",
-    GOODS: """shirt shirts tshirt tee hoodie sweatshirt jersey mug case cover pillow flag necklace ring bracelet earrings
-        pendant dress pants jeans boots shoes sneakers sandals bag bags backpack wallet keychain key sticker decal poster
-        clipart vector logo template ebook dvd cd book toy doll costume fabric lamp chair table sofa rug bedding blanket
-        curtain towel magnet ornament collar headboard cabinet faucet labels font wallpaper icon ornaments socks hat cap
-        beanie jacket coat sweater watch sunglasses umbrella""",
+    NATURE: """river creek valley lake lakes mountain mountains mount canyon forest national park island islands
+        bay beach falls hills desert basin peninsula range plains pass gulf strait trail wilderness refuge
+        reservoir dam glacier gorge ridge peak cave caverns springs district delta harbor sound coast shore
+        hill rock point""",
+    STREET: """street st avenue ave road rd boulevard blvd drive highway hwy lane ln route square plaza court ct
+        bridge turnpike parkway tunnel freeway""",
+    BODY: """railroad railway railroads company corporation corp inc incorporated llc ltd university college
+        school institute hospital bank society club hotel team fc brand brothers sons press journal times
+        post herald news tribune magazine records studios band symphony orchestra airlines cubs bulls bears
+        yankees mets giants dodgers lakers cowboys patriots packers eagles steelers redskins raiders broncos
+        tigers lions sox braves marlins astros rangers celtics knicks heat magic spurs rockets suns jazz
+        kings blues blackhawks bruins flyers penguins devils chargers colts texans titans jaguars saints
+        falcons panthers buccaneers seahawks rams vikings nationals orioles phillies bengals browns ravens
+        dolphins cardinals huskies cornhuskers gators badgers hawkeyes tide wildcats longhorns sooners
+        buckeyes wolverines spartans volunteers bulldogs trojans aggies bruins hurricanes seminoles jayhawks
+        galaxy crew united sounders rapids thunder pelicans grizzlies hornets hawks nets raptors clippers
+        wizards pistons pacers timberwolves predators senators sabres sharks stars wild canucks capitals
+        islanders pirates reds indians twins royals brewers padres mariners athletics angels diamondbacks""",
+    TITLE: """mr mrs ms miss dr doctor senator congressman president governor general captain colonel major
+        lieutenant sergeant private judge justice sir lady lord king queen prince princess saint father
+        reverend bishop pope mayor professor secretary actor actress singer author photographer artist
+        player coach""",
+    GIVEN: """james john robert michael william david richard joseph thomas charles christopher daniel matthew
+        anthony mark donald steven paul andrew joshua kenneth kevin brian george timothy ronald edward jason
+        jeffrey ryan jacob gary nicholas eric jonathan stephen larry justin scott brandon benjamin samuel
+        gregory alexander patrick frank raymond jack dennis jerry tyler aaron jose adam nathan henry zachary
+        douglas peter kyle noah ethan jeremy walter christian keith roger terry austin sean gerald carl
+        harold dylan arthur lawrence jordan jesse bryan billy bruce gabriel joe logan alan juan albert
+        willie elijah wayne randy vincent mason roy ralph bobby russell bradley philip eugene fred howard
+        louis ernest stanley leonard clarence earl elmer floyd chester leon lewis clyde herbert mary
+        patricia jennifer linda elizabeth barbara susan jessica sarah karen lisa nancy betty sandra margaret
+        ashley kimberly emily donna michelle carol amanda melissa deborah stephanie rebecca sharon laura
+        cynthia dorothy amy kathleen angela shirley emma brenda pamela nicole anna samantha katherine
+        christine helen debra rachel carolyn janet maria catherine heather diane olivia julie joyce victoria
+        ruth virginia lauren kelly christina joan evelyn judith andrea hannah megan cheryl jacqueline martha
+        madison teresa gloria sara janice ann kathryn abigail sophia frances jean alice judy isabella julia
+        grace amber denise danielle marilyn beverly charlotte natalie theresa diana brittany doris kayla
+        alexis lori marie florence taylor chris mike tom bob bill jim kim kate jane rose ben sam max leo
+        luke jackson lincoln carson hunter cody cole chelsea paris brooklyn savannah sydney""",
+    SURNAME: """smith johnson williams brown jones garcia miller davis rodriguez martinez hernandez lopez gonzalez
+        wilson anderson thomas taylor moore jackson martin lee perez thompson white harris sanchez clark
+        ramirez lewis robinson walker young allen king wright scott torres nguyen hill flores green adams
+        nelson baker hall rivera campbell mitchell carter roberts gomez phillips evans turner diaz parker
+        cruz edwards collins reyes stewart morris morales murphy cook rogers gutierrez ortiz morgan cooper
+        peterson bailey reed kelly howard ramos kim cox ward richardson watson brooks chavez wood james
+        bennett gray mendoza ruiz hughes price alvarez castillo sanders patel myers long ross foster jimenez
+        powell jenkins perry russell sullivan bell coleman butler henderson barnes fisher vasquez simmons
+        graham murray ford hamilton wallace west cole hayes bryant gibson ellis stevens ferguson burns
+        newman armstrong barrett rosenberg obama trump clinton lincoln washington jefferson madison monroe
+        franklin houston kennedy johnston spencer warren dixon hunt palmer webb grant stone black hart barry
+        marcus gary wade lacey carey shaw rice holmes knight boyd mason dunn payne andrews harvey hudson
+        elliott dean duncan fowler carr wagner bradley weaver hawkins lane fuller montgomery chandler aubrey
+        avery emmett beckett jonas hoffman schultz walsh""",
+    BRAND: """mercedes hilton marriott hyatt hoover patagonia columbia lincoln dodge chrysler plymouth pontiac
+        cadillac chevrolet ford toyota honda nissan lexus audi volvo ferrari porsche subaru mazda hyundai
+        kia tesla harley yamaha kawasaki suzuki apple microsoft samsung sony canon nikon panasonic motorola
+        nokia dell lenovo amazon google facebook disney nike adidas puma reebok gucci prada chanel dior
+        hermes burberry versace armani cartier rolex omega tiffany swarovski pandora coach tommy levis
+        wrangler fender gibson yeti stanley bosch philips siemens whirlpool electra armstrong wilson
+        spalding titleist callaway oakley hershey kraft nestle coca pepsi starbucks hartford prudential
+        orvis avery brother epson sunbeam frigidaire kohler moen delta broan marlboro winchester remington
+        browning colt beretta luger""",
+    GOODS: """shirt shirts tshirt tee hoodie sweatshirt jersey mug case cover pillow flag necklace ring bracelet
+        earrings pendant dress pants jeans boots shoes sneakers sandals bag bags backpack wallet keychain
+        key sticker decal poster clipart vector logo template ebook dvd cd book toy doll costume fabric lamp
+        chair table sofa rug bedding blanket curtain towel magnet ornament collar headboard cabinet faucet
+        labels font wallpaper icon ornaments socks hat cap beanie jacket coat sweater watch sunglasses
+        umbrella""",
     SIDE: "north south east west northern southern eastern western central northeast northwest southeast southwest",
     OTHER_KIND: """state states hills heights township village town city center centre avenue farms fort camp base
         airport station museum""",

@@ -46,12 +46,13 @@ class Names:
 
     `trie` holds the places' names. What belongs together lies together, as each look may be one into far memory:
     `about[n]` int32 (N, 6) is of name n the first of its places in `places`, their number, the first place itself,
-    its traits (WORD, REGION, PERSON, BRAND), and in thousandths the log10 of the population of the largest city so called that
-    is no place of the table (0 if there is none) and of all its places together. `places[first:first + number]` int32 are
-    its places, the most populous first, and `by_region` the same sorted by region.
+    its traits (WORD, REGION, PERSON, BRAND), and in thousandths the log10 of the population of the largest city so
+    called that is no place of the table (0 if there is none) and of all its places together.
+    `places[first:first + number]` int32 are its places, the most populous first, and `by_region` the same sorted by
+    region.
 
-    `facts[p]` float32 (P, 8) is of a place its level, the numbers of its region and country (-1 if unknown), log10 of its
-    population (-1 if unknown), log10 of 1 + its names in other languages (-1 if unknown); the rest is 0.
+    `facts[p]` float32 (P, 8) is of a place its level, the numbers of its region and country (-1 if unknown), log10 of
+    its population and of 1 + its names in other languages (-1 for counties and states); the rest is 0.
 
     `regions` holds the names of regions: region name r means the regions `meaning[r]` int32 (R, 4) (-1: none) or the
     country `nation[r]` int32, and is `written` int8 FULL, SHORT or CODE.
@@ -291,7 +292,7 @@ def _outside(
     numbers = trie.numbers(names, words, offsets)
     countries = table["country"]
     latitudes, longitudes = (table[name].to_numpy() for name in ("latitude", "longitude"))
-    for city in np.flatnonzero(numbers >= 0):
+    for city in np.flatnonzero(numbers >= 0).tolist():
         number = numbers[city]
         own = places[first[number] : first[number + 1]][:50]
         latitude, longitude = world.coordinates[city]

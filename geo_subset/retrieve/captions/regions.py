@@ -54,9 +54,9 @@ def find_regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-d
             inside |= longer and s.found[m, 0] <= start and s.found[m, 1] >= stop
         if inside:
             continue
-        if stop < words and s.before[stop] == SPACE and s.flags[stop] & CAPITAL:
-            if s.classes[stop] & (_NATURE | _STREET | _BODY):
-                continue
+        part_of_name = stop < words and s.before[stop] == SPACE and s.flags[stop] & CAPITAL != 0
+        if part_of_name and s.classes[stop] & (_NATURE | _STREET | _BODY):
+            continue
         s.named[kept, 0], s.named[kept, 1], s.named[kept, 2] = start, stop, name
         kept += 1
         if kept == MOST_REGIONS:
@@ -64,7 +64,7 @@ def find_regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-d
     for i in range(kept):
         s.claims[i] = NO_CLAIM
         named = s.named[i, 2]
-        start = back(t, s, s.named[i, 0])
+        start = back(s, s.named[i, 0])
         if start == 0 or t.meaning[named, 0] < 0:
             continue
         stopped = s.before[start] & STOP
@@ -80,7 +80,7 @@ def find_regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-d
 
 
 @inlined
-def back(t, s, word):  # type: ignore[no-untyped-def]
+def back(s, word):  # type: ignore[no-untyped-def]
     """The word after a name, where '(vicinity)' or ', Kern County,' stands between that name and `word`."""
     while word > 1 and s.classes[word - 1] & _NEAR:
         word -= 1

@@ -2,10 +2,10 @@
 
 The names of all places are compiled once, by the driver, and lie in Ray's object store: the workers of a node map the
 same memory. A map task reads one file and writes the best rows of each place that the file names, split by place
-(`shuffle`), and how many there were; a reduce task puts one partition together. Counters add up: captions + rows_malformed
-are the rows of the files, captions_null are among the captions; mentions = mentions_accepted + mentions_context + mentions_refused +
-mentions_in_a_region_name; mentions_accepted = matches + matches_null_url; matches = rows + matches_same_url +
-matches_over_num_images.
+(`shuffle`), and how many there were; a reduce task puts one partition together. Counters add up: captions +
+rows_malformed are the rows of the files, captions_null are among the captions; mentions = mentions_accepted +
+mentions_context + mentions_refused + mentions_in_a_region_name; mentions_accepted = matches + matches_null_url;
+matches = rows + matches_same_url + matches_over_num_images.
 """
 
 from __future__ import annotations

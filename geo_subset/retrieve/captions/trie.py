@@ -1,10 +1,10 @@
 """Names as a trie over words, found by hashing: (node, word) is looked up in one open-addressing table.
 
 A slot is two uint64: the key, mixed from node and word (0: empty), and child << 32 | name + 1 (0 in the low half: no
-name ends here). A bitmap of the words that begin a name, and one of the keys, keep most words of a caption from touching the
-table, whose slots are mostly far away in memory. Words
-are 64-bit hashes: two of a million different words, or two keys, are taken for one another with a probability below
-1e-6 for all names together, and for a caption's word and some key below 1e-12.
+name ends here). A bitmap of the words that begin a name, and one of the keys, keep most words of a caption from
+touching the table, whose slots are mostly far away in memory. Words are 64-bit hashes: two of a million different
+words, or two keys, are taken for one another with a probability below 1e-6 for all names together, and for a
+caption's word and some key below 1e-12.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FILTER_WORDS, _STEP_WORDS = 1 << 16, 1 << 18
 
 @dataclass(frozen=True)
 class Trie:
-    """`slots` uint64 (S, 2), `starts` and `steps` uint64 (B,): the bitmaps; all of a power of two. `names`: how many."""
+    """`slots` uint64 (S, 2), `starts` and `steps` uint64 (B,): the bitmaps; all a power of two. `names`: how many."""
 
     slots: npt.NDArray[np.uint64]
     starts: npt.NDArray[np.uint64]

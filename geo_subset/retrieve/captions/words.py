@@ -96,7 +96,8 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
     Args:
         data: uint8 (B,), an Arrow string buffer.
         entry, more, separators: `folding.Folding`'s tables.
-        hashes: uint64, one per word. bases: uint64, what a possessive is of ("Boston" in "Boston's"), else 0. starts, stops: int32, its bytes counted from `start`. flags: uint8.
+        hashes: uint64, one per word. bases: uint64, what a possessive is of ("Boston" in "Boston's"), else 0.
+        starts, stops: int32, its bytes counted from `start`. flags: uint8.
         before: uint8, kinds of separators before word i; that of index `n` is what follows the last word.
             All must hold stop - start + 2 entries.
     """

@@ -39,8 +39,17 @@ def test_a_name_means_one_place(matcher, caption, place):
 
 @pytest.mark.parametrize(
     "caption",
-    ["Hotels in Paris", "London, England", "Bus in London", "mobile phone case", "Jackson Pollock", "New Yorkshire", "", "12 345"],
-)  # fmt: skip
+    [
+        "Hotels in Paris",
+        "London, England",
+        "Bus in London",
+        "mobile phone case",
+        "Jackson Pollock",
+        "New Yorkshire",
+        "",
+        "12 345",
+    ],
+)
 def test_what_is_none_of_the_places(matcher, caption):
     assert meanings(matcher, caption) == {}
 
@@ -48,12 +57,17 @@ def test_what_is_none_of_the_places(matcher, caption):
 @pytest.mark.parametrize(
     "caption",
     [
-        b"\0Springfield\0, Illinois\0", b"Springfield, Illinois \xed\xa0\x80 lone surrogate", b"\xff\xfeSpringfield, Illinois",
-        "\u202bתמונה\u202c Springfield, Illinois مرحبا".encode(), "🏔️ Springfield, Illinois 👩‍👩‍👧".encode(),
-        "伊利诺伊州 Springfield, Illinois 东京都".encode(), "ไปเที่ยว Springfield, Illinois กรุงเทพ".encode(),
-        b"Springfield, Illinois. " + b"word " * 200_000, b"Springfield, Illinois. " + b"Memphis, Tennessee. " * 50_000,
+        b"\0Springfield\0, Illinois\0",
+        b"Springfield, Illinois \xed\xa0\x80 lone surrogate",
+        b"\xff\xfeSpringfield, Illinois",
+        "\u202bתמונה\u202c Springfield, Illinois مرحبا".encode(),
+        "🏔️ Springfield, Illinois 👩‍👩‍👧".encode(),
+        "伊利诺伊州 Springfield, Illinois 东京都".encode(),
+        "ไปเที่ยว Springfield, Illinois กรุงเทพ".encode(),
+        b"Springfield, Illinois. " + b"word " * 200_000,
+        b"Springfield, Illinois. " + b"Memphis, Tennessee. " * 50_000,
     ],
-)  # fmt: skip
+)
 def test_odd_captions_are_read(caption):
     assert "list:Springfield Illinois" in meanings(Matcher(compiled(), 0.0), caption)
 
