@@ -168,7 +168,8 @@ def duckdb_dump(path: str) -> float:
     with duckdb.connect() as connection:
         started = time.monotonic()
         connection.execute(
-            f"""CREATE TABLE read AS SELECT c00, c01, c03, c04, c05, c06, c07, c08, c10, c11, c14 FROM read_csv('{path}',
+            f"""CREATE TABLE read AS SELECT c00, c01, c03, c04, c05, c06, c07, c08, c10, c11, c14
+                FROM read_csv('{path}',
                 delim='\t', quote='', escape='', header=false, columns={columns}, ignore_errors=true)"""
         )
         return time.monotonic() - started

@@ -32,7 +32,7 @@ def find(key: str, paths: Iterable[str], endings: Sequence[str]) -> list[InputFi
     for path in paths:
         try:
             fs, root = fsspec.core.url_to_fs(path)
-            if any(sign in root for sign in "*?["):
+            if any(sign in root for sign in "*?[") and not fs.exists(root):
                 listed = fs.glob(root, detail=True)
             elif fs.isdir(root):
                 listed = fs.find(root, detail=True)
@@ -41,6 +41,9 @@ def find(key: str, paths: Iterable[str], endings: Sequence[str]) -> list[InputFi
             infos = {root: fs.info(root)} if listed is None else _wanted(root, listed, endings)
         except FileNotFoundError as error:
             raise SettingsError(f"{key} = {path!r}: there is no such file or folder") from error
+        except ImportError as error:
+            package = "huggingface_hub" if path.startswith("hf://") else str(error)
+            raise SettingsError(f"{key} = {path!r}: to read it, install {package}") from None
         except Exception as error:  # object stores raise kinds of their own, say for missing credentials
             raise SettingsError(f"{key} = {path!r} cannot be listed: {' '.join(str(error).split())}") from error
         if not infos:

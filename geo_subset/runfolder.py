@@ -38,7 +38,8 @@ FORMAT = 1
 STAGES: dict[str, tuple[str, str]] = {
     "places": ("places", r"places\.parquet"),
     "gather": ("places/_parts", r"part-\d+-[0-9a-f]{8}\.parquet"),
-    "retrieve": ("matches", r"part-\d+-[0-9a-f]{8}\.parquet|failures\.parquet"),
+    "retrieve": ("matches", r"(part|counts)-\d+-[0-9a-f]{8}\.parquet|failures\.parquet"),
+    "scan": ("matches/_scan", r"(map|counts)-\d+-[0-9a-f]{8}\.parquet"),
     "merge": ("samples", r"part-\d+-[0-9a-f]{8}\.parquet"),
     "shuffle": ("samples/_shuffle", r"map-\d+-[0-9a-f]{8}\.parquet"),
     "download": ("shards", r"\d+-[0-9a-f]{8}(\.tar|\.parquet|_stats\.json)|_(retry-\d+-[0-9a-f]{8}|index)\.parquet"),

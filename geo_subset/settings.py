@@ -171,13 +171,26 @@ class ClipServiceSettings(_Section):
         return tuple(url.rstrip("/").removesuffix("/knn-service") for url in urls)
 
 
+class CaptionsSettings(_Section):
+    path: tuple[str, ...] = ()
+    """Metadata files with URLs and captions (parquet, csv, tsv, jsonl): files, globs, folders, any fsspec URL."""
+    url_col: str | None = None
+    caption_col: str | None = None
+    """Columns by name, without regard to case; none: the usual names."""
+    min_confidence: Fraction = 0.7
+    """Mentions that are less surely of the place are left out; of the rows at 0.9, nine in ten are right."""
+
+    _lists = field_validator("path", mode="before")(_as_tuple)
+
+
 class RetrieveSettings(_Section):
-    strategy: Literal["clip-service"] = "clip-service"
+    strategy: Literal["clip-service", "captions"] = "clip-service"
     num_images: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Images per place, at most."""
     max_failures: Fraction = 0.01
     """Share of the places that may fail before the stage does."""
     clip_service: ClipServiceSettings = Field(default=ClipServiceSettings(), alias="clip-service")
+    captions: CaptionsSettings = CaptionsSettings()
 
 
 class MergeSettings(_Section):
@@ -348,6 +361,8 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
     _check_paths(settings.places)
     if settings.retrieve.strategy == "clip-service" and not settings.retrieve.clip_service.url:
         raise SettingsError("retrieve.clip-service.url is missing: where does your clip-retrieval backend answer?")
+    if settings.retrieve.strategy == "captions" and not settings.retrieve.captions.path:
+        raise SettingsError("retrieve.captions.path is missing: which metadata files hold URLs and captions?")
 
     def found(key: str, name: str) -> str:
         if "://" in name:
@@ -371,4 +386,9 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
     polygon = tuple(found("places.filters.polygon", name) for name in places.filters.polygon)
     places = places.model_copy(update={"path": path, "filters": places.filters.model_copy(update={"polygon": polygon})})
     merge = merge.model_copy(update={"blocklist": tuple(found("merge.blocklist", p) for p in merge.blocklist)})
-    return settings.model_copy(update={"places": places, "merge": merge})
+    captions = settings.retrieve.captions
+    captions = captions.model_copy(
+        update={"path": tuple(found("retrieve.captions.path", path) for path in captions.path)}
+    )
+    retrieve = settings.retrieve.model_copy(update={"captions": captions})
+    return settings.model_copy(update={"places": places, "merge": merge, "retrieve": retrieve})

@@ -11,6 +11,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -38,9 +40,17 @@ _HOPELESS = 200
 def content(settings: Settings) -> Any:
     """What decides the matches. How hard and how fast a backend is asked does not."""
     retrieve = settings.retrieve
+    if retrieve.strategy == "captions":
+        return _captions().content(settings)
     effort = {"concurrency", "timeout", "retries", "deadline", "rate_limit"}
     service = retrieve.clip_service.model_dump(mode="json", exclude=effort)
     return {"strategy": retrieve.strategy, "num_images": retrieve.num_images, "service": service}
+
+
+def check(settings: Settings) -> None:
+    """Raises SettingsError where the strategy has something against the settings."""
+    if settings.retrieve.strategy == "captions":
+        _captions().check(settings)
 
 
 def inputs(_settings: Settings) -> Sequence[str]:
@@ -49,6 +59,8 @@ def inputs(_settings: Settings) -> Sequence[str]:
 
 def run(settings: Settings, folder: StageFolder) -> Manifest:
     """Retrieves what is left, then once more what failed. Raises StageError above `max_failures` or with no backend."""
+    if settings.retrieve.strategy == "captions":
+        return _captions().run(settings, folder)  # type: ignore[no-any-return]
     started = time.monotonic()
     places = _place_count(folder)
     todo = plan.chunks(places, settings.retrieve.num_images)
@@ -238,5 +250,11 @@ def _finish(
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
+    if "captions" in count:
+        return _captions().describe(manifest)  # type: ignore[no-any-return]
     failed = f", {count['places_failed']:,} failed" if count["places_failed"] else ""
     return f"{count.get('rows', 0):,} rows for {count['places']:,} places{failed}"
+
+
+def _captions() -> ModuleType:
+    return import_module("geo_subset.retrieve.captions.stage")  # late: it imports a compiler

@@ -1,0 +1,49 @@
+"""Functions compiled by numba: without Python's lock, and kept on disk, so that a worker waits for none of them.
+
+None of them makes arrays: all they need is handed in. So they can do without numba's reference counts (`_nrt`, the
+switch its own string functions use), which would cost ten times what they do, for every look at an array is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+#: Their arguments have the types that they are called with: mypy knows none.
+_Function = Callable[..., Any]
+
+
+def compiled(function: _Function) -> _Function:
+    """The function as machine code, made at the first call for the types of its arguments."""
+    return _kept(function, {})
+
+
+def inlined(function: _Function) -> _Function:
+    """The same, put into the functions that call it."""
+    return _kept(function, {"forceinline": True})
+
+
+def _kept(function: _Function, options: dict[str, Any]) -> _Function:
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _folder()
+    try:
+        return numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)  # type: ignore[no-any-return]
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _folder() -> str:
+    """Where machine code is kept: a folder of this very source. Numba looks at the file of a function alone, and would
+    go on using what was made of another version of the functions that it calls."""
+    here = Path(__file__).parent
+    source = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    name = f"numba-{hashlib.sha256(source).hexdigest()[:12]}"
+    if os.access(here, os.W_OK):
+        return str(here / "__pycache__" / name)
+    return str(Path(tempfile.gettempdir()) / f"geo-subset-{os.getuid()}-{name}")

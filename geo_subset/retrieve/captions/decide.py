@@ -1,0 +1,181 @@
+"""One decision per mention: which place it means, if any of the table's, with a calibrated confidence (compiled).
+
+A candidate's score is the sum of its features times the model's weights. A caption was taken at one place: among its
+candidates of a level (cities and all else; counties; states), the confidence of one is exp(score) / (1 + the sum of
+exp(score) over all), where 1 stands for none of them; several mentions of one place add up. Of a county or state that
+an accepted finer place lies in, no row is made: there its name only says which place is meant.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+import numpy.typing as npt
+
+from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.retrieve.captions.evidence import gather
+from geo_subset.retrieve.captions.features import FEATURES
+from geo_subset.retrieve.captions.names import CITY, COUNTY, IN_REGION, LEVEL, STATE
+
+LEVELS = ("city", "county", "state")
+#: What `read` counts. mentions = accepted + context + refused + inside a region's name.
+TALLIES = (
+    "captions_with_a_name", "captions_cut", "mentions", "mentions_accepted", "mentions_context", "mentions_refused",
+    "mentions_in_a_region_name",
+)  # fmt: skip
+_WITH, _CUT, _MENTIONS, _ACCEPTED, _CONTEXT, _REFUSED, _INSIDE = range(len(TALLIES))
+_UNDECIDED, _TAKEN, _AS_CONTEXT = 0, 1, 2
+
+
+@lru_cache(maxsize=1)
+def weights() -> npt.NDArray[np.float32]:
+    """The model: float32 (levels, features). `benchmarks/fit_captions.py` has fitted it and says on what."""
+    text = resources.files("geo_subset.retrieve.captions").joinpath("model.json").read_text(encoding="utf-8")
+    model = json.loads(text)["weights"]
+    table = np.array([[model[level].get(name, 0.0) for name in FEATURES] for level in LEVELS], np.float32)
+    table.setflags(write=False)
+    return table
+
+
+@inlined
+def _base_score(row, weight):  # type: ignore[no-untyped-def]
+    # Four sums, so that one addition need not wait for the other.
+    one = two = three = four = np.float32(0)
+    width = row.size // 4 * 4
+    for f in range(0, width, 4):
+        one += row[f] * weight[f]
+        two += row[f + 1] * weight[f + 1]
+        three += row[f + 2] * weight[f + 2]
+        four += row[f + 3] * weight[f + 3]
+    for f in range(width, row.size):
+        one += row[f] * weight[f]
+    return one + two + (three + four)
+
+
+@inlined
+def _confidences(t, s, candidates, weight, confidence, level):  # type: ignore[no-untyped-def]
+    """Softmax within each level, with 'none of them' at score 0. Sets the candidates' levels, too."""
+    for c in range(candidates):
+        level[c] = np.int8(t.facts[s.place[c], LEVEL])
+    for of in range(weight.shape[0]):
+        highest = np.float32(0)
+        mention = -1
+        base = np.float32(0)
+        any_ = False
+        for c in range(candidates):
+            if level[c] == of:
+                if s.mention[c] != mention:
+                    mention = s.mention[c]
+                    base = _base_score(s.base[mention], weight[of])
+                score = base
+                for i in range(s.extras[c]):
+                    score += s.value[c, i] * weight[of, s.extra[c, i]]
+                confidence[c] = score
+                highest = max(highest, score)
+                any_ = True
+        if not any_:
+            continue
+        total = np.exp(-highest)
+        for c in range(candidates):
+            if level[c] == of:
+                confidence[c] = np.exp(confidence[c] - highest)
+                total += confidence[c]
+        for c in range(candidates):
+            if level[c] == of:
+                confidence[c] /= total
+
+
+@inlined
+def _best(s, candidates, confidence, level, best):  # type: ignore[no-untyped-def]
+    """best[mention, level]: the candidate of the highest confidence, the earlier of equals; -1 if there is none."""
+    for c in range(candidates):
+        m, of = s.mention[c], level[c]
+        if best[m, of] < 0 or confidence[c] > confidence[best[m, of]]:
+            best[m, of] = c
+
+
+@inlined
+def _total(s, candidates, confidence, c):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for other in range(candidates):
+        if s.place[other] == s.place[c]:
+            total += confidence[other]
+    return min(total, np.float32(1))
+
+
+@inlined
+def _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows):  # type: ignore[no-untyped-def]
+    """Writes the accepted places from `made` on, finest level first; state[m] says what became of each mention."""
+    begun = made
+    for level in range(CITY, STATE + 1):
+        for m in range(mentions):
+            c = best[m, level]
+            if c < 0:
+                continue
+            total = _total(s, candidates, confidence, c)
+            if total < least or state[m] == _TAKEN:
+                continue
+            place = s.place[c]
+            region = t.facts[place, IN_REGION]
+            there = False  # the place itself, or one within it, is accepted already
+            for i in range(begun, made):
+                within = level > CITY and t.facts[places[i], LEVEL] < level and region >= 0
+                there |= places[i] == place or (within and t.facts[places[i], IN_REGION] == region)
+            for coarser in range(level + 1, STATE + 1):  # 'Washington' is more likely that state than this town
+                other = best[m, coarser]
+                if other >= 0 and t.facts[s.place[other], IN_REGION] != region:
+                    there |= _total(s, candidates, confidence, other) > total
+            if there:
+                state[m] = _AS_CONTEXT
+                continue
+            state[m] = _TAKEN
+            rows[made], places[made], sure[made] = caption, place, total
+            made += 1
+    return made
+
+
+@compiled
+def read(data, ends, begin, least, weight, t, s, confidence, levels, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
+    """Reads captions from number `begin` on until they end or there is no room for another's rows.
+
+    Args:
+        data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
+        least: float32, the confidence from which on a place is accepted.
+        weight: float32 (levels, features). t, s: `features.tables` and `features.scratch`.
+        confidence, levels, best, state: float32 (C,), int8 (C,), int32 (C, levels), int8 (C,):
+            space for C = MOST_CANDIDATES.
+        rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
+        tallies: int64, TALLIES, added to.
+    Returns:
+        (the caption to go on from, rows filled).
+    """
+    made = 0
+    most = s.mention.size
+    for caption in range(begin, ends.size - 1):
+        if made + most > rows.size:
+            return caption, made
+        mentions, candidates, cut = gather(data, ends[caption], ends[caption + 1], t, s)
+        tallies[_CUT] += cut
+        if mentions == 0:
+            continue
+        tallies[_WITH] += 1
+        tallies[_MENTIONS] += mentions
+        _confidences(t, s, candidates, weight, confidence, levels)
+        for m in range(mentions):
+            best[m, CITY] = best[m, COUNTY] = best[m, STATE] = -1
+            state[m] = _UNDECIDED
+        _best(s, candidates, confidence, levels, best)
+        made = _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows)
+        for m in range(mentions):
+            if state[m] == _TAKEN:
+                tallies[_ACCEPTED] += 1
+            elif state[m] == _AS_CONTEXT:
+                tallies[_CONTEXT] += 1
+            elif max(best[m, CITY], best[m, COUNTY], best[m, STATE]) >= 0:
+                tallies[_REFUSED] += 1
+            else:
+                tallies[_INSIDE] += 1
+    return ends.size - 1, made

@@ -1,0 +1,297 @@
+"""What a caption says for and against each place that a name in it may mean, as numbers (compiled).
+
+A mention is a name found in a caption; a candidate is a mention with one of the places so called. `gather` sets the
+features of each; `decide` weighs them. docs/captions.md tells the same in prose.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geo_subset.retrieve.captions import lexicon
+from geo_subset.retrieve.captions.compiled import inlined
+from geo_subset.retrieve.captions.features import (
+    ADJACENT_ELSEWHERE,
+    COUNTRY_NAMED,
+    CROWD_NONE,
+    CROWD_OWN,
+    END_NONE,
+    ENGLISH_WORD,
+    ENGLISH_WORD_NONE,
+    FAME_NONE,
+    FAME_OWN,
+    FAME_UNKNOWN,
+    FIRST_ADJACENT,
+    LATER_ADJACENT,
+    MOST_BYTES,
+    MOST_CANDIDATES,
+    MOST_MENTIONS,
+    MOST_PLACES,
+    NEXT_END,
+    NO_CLAIM,
+    NONE_NAMED,
+    OTHER_ADJACENT,
+    OTHER_COUNTRY_ADJACENT,
+    OTHER_COUNTRY_NAMED,
+    OTHER_NAMED,
+    OTHER_NEXT,
+    OUTSIDE_NONE,
+    OUTSIDE_OWN,
+    OWN_ADJACENT,
+    OWN_ADJACENT_BEFORE,
+    OWN_AFTER,
+    OWN_AFTER_CLAIMED,
+    OWN_AFTER_UNKNOWN,
+    OWN_BEFORE,
+    OWN_BEFORE_CLAIMED,
+    OWN_BEFORE_UNKNOWN,
+    OWN_NEXT,
+    PEOPLE_NONE,
+    PEOPLE_OWN,
+    PEOPLE_UNKNOWN,
+    PERSON_NAME,
+    PERSON_NAME_NONE,
+    PREVIOUS_NONE,
+    REGION_NAME,
+    REGION_NAME_OWN,
+    SHARE_NONE,
+    SHARE_OWN,
+    START_NONE,
+    UNKNOWN_CLAIM,
+    WIDTH,
+)  # fmt: skip
+from geo_subset.retrieve.captions.mentions import weigh_mention
+from geo_subset.retrieve.captions.names import (
+    CROWD,
+    FAME,
+    FIRST,
+    IN_COUNTRY,
+    IN_REGION,
+    LEVEL,
+    NUMBER,
+    OUTSIDE,
+    PEOPLE,
+    PLACE,
+    STATE,
+)  # fmt: skip
+from geo_subset.retrieve.captions.regions import back, classify, find_regions, first_in, means
+from geo_subset.retrieve.captions.trie import find
+from geo_subset.retrieve.captions.words import CAPITAL, HAS_LOWER, split
+
+_GOODS = lexicon.GOODS
+
+
+@inlined
+def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
+    """How the naming of a region stands to a mention: an index of RELATIONS."""
+    start, stop = s.found[m, 0], s.found[m, 1]
+    best = np.int64(NONE_NAMED)
+    next_seen = False
+    for i in range(regions):
+        first, last, named = s.named[i, 0], s.named[i, 1], s.named[i, 2]
+        if t.meaning[named, 0] < 0 or (first < stop and start < last):
+            continue
+        claim = s.claims[i]
+        near = back(s, first)
+        own = means(t, named, region)
+        relation = np.int64(OTHER_NAMED)
+        if near == stop or first == stop:
+            relation = np.int64(OWN_ADJACENT if own else OTHER_ADJACENT)
+        elif own and first > stop:
+            if not next_seen and first - stop <= 4 and claim != UNKNOWN_CLAIM:
+                relation = np.int64(OWN_NEXT)
+            elif claim == UNKNOWN_CLAIM:
+                relation = np.int64(OWN_AFTER_UNKNOWN)
+            else:
+                relation = np.int64(OWN_AFTER if claim == NO_CLAIM else OWN_AFTER_CLAIMED)
+        elif first > stop:
+            if not next_seen and first - stop <= 4:
+                relation = np.int64(OTHER_NEXT)
+        elif own:
+            if last == start and claim == NO_CLAIM:
+                relation = np.int64(OWN_ADJACENT_BEFORE)
+            elif claim == UNKNOWN_CLAIM:
+                relation = np.int64(OWN_BEFORE_UNKNOWN)
+            else:
+                relation = np.int64(OWN_BEFORE if claim == NO_CLAIM else OWN_BEFORE_CLAIMED)
+        if first >= stop:
+            next_seen = True
+        best = min(best, relation)
+    return best
+
+
+@inlined
+def _set(s, c, feature, value):  # type: ignore[no-untyped-def]
+    if value != 0:
+        at = s.extras[c]
+        s.extra[c, at], s.value[c, at] = feature, value
+        s.extras[c] = at + 1
+
+
+@inlined
+def _candidate(t, s, m, place, regions, c):  # type: ignore[no-untyped-def]
+    """What holds of a mention besides if a certain place is meant: the features of candidate c."""
+    name = s.found[m, 2]
+    region, country = np.int32(t.facts[place, IN_REGION]), np.int32(t.facts[place, IN_COUNTRY])
+    if t.facts[place, LEVEL] == STATE:  # its own name is the region's: what counts is whether another name goes with it
+        relation = np.int64(OWN_AFTER)
+        others = False
+        for i in range(regions):
+            if s.named[i, 0] == s.found[m, 0] and s.named[i, 1] == s.found[m, 1]:
+                if s.claims[i] == UNKNOWN_CLAIM:
+                    relation = np.int64(OWN_AFTER_UNKNOWN)
+                elif s.claims[i] >= 0:
+                    relation = np.int64(OWN_AFTER_CLAIMED)
+            elif t.meaning[s.named[i, 2], 0] >= 0 and not means(t, s.named[i, 2], region):
+                others = True
+        _set(s, c, relation, 1)
+        if others:
+            _set(s, c, OTHER_NAMED, 1)
+        own = False
+    else:
+        relation = _relation(t, s, m, region, regions)
+        _set(s, c, relation, 1)
+        own = relation < OTHER_ADJACENT
+    here = elsewhere = adjacent = False
+    for i in range(regions):
+        nation = t.nation[s.named[i, 2]]
+        if nation < 0 or (s.named[i, 0] < s.found[m, 1] and s.found[m, 0] < s.named[i, 1]):
+            continue
+        if nation == country:
+            here = True
+        elif t.meaning[s.named[i, 2], 0] < 0:  # not Georgia, which is a state as well
+            elsewhere = True
+            adjacent |= s.named[i, 0] == s.found[m, 1]
+    if here:
+        _set(s, c, COUNTRY_NAMED, 1)
+    if elsewhere:
+        _set(s, c, OTHER_COUNTRY_NAMED, 1)
+    if adjacent:
+        _set(s, c, OTHER_COUNTRY_ADJACENT, 1)
+    people = t.facts[place, PEOPLE]
+    number = t.about[name, NUMBER]
+    crowd = np.log10(np.float32(number)) if number > 1 else np.float32(0)
+    share = t.about[name, CROWD] * np.float32(0.001)
+    if people < 0:
+        _set(s, c, PEOPLE_UNKNOWN, 1)
+        people = np.float32(0)
+    fame = t.facts[place, FAME]
+    if fame < 0:
+        _set(s, c, FAME_UNKNOWN, 1)
+    else:
+        _set(s, c, FAME_OWN if own else FAME_NONE, fame)
+    excess = max(np.float32(0), t.about[name, OUTSIDE] * np.float32(0.001) - people)
+    if own:
+        _set(s, c, REGION_NAME_OWN, s.base[m, REGION_NAME])
+        _set(s, c, PEOPLE_OWN, people)
+        _set(s, c, SHARE_OWN, min(people - share, np.float32(0)))
+        _set(s, c, OUTSIDE_OWN, excess)
+        _set(s, c, CROWD_OWN, crowd)
+    else:
+        _set(s, c, PEOPLE_NONE, people)
+        _set(s, c, SHARE_NONE, min(people - share, np.float32(0)))
+        _set(s, c, OUTSIDE_NONE, excess)
+        _set(s, c, CROWD_NONE, crowd)
+        _set(s, c, ENGLISH_WORD_NONE, s.base[m, ENGLISH_WORD])
+        _set(s, c, START_NONE, s.base[m, PREVIOUS_NONE])
+        _set(s, c, END_NONE, s.base[m, NEXT_END])
+        _set(s, c, PERSON_NAME_NONE, s.base[m, PERSON_NAME])
+
+
+@inlined
+def _add(t, s, m, place, regions, number):  # type: ignore[no-untyped-def]
+    s.mention[number], s.place[number], s.extras[number] = m, place, 0
+    _candidate(t, s, m, place, regions, number)
+    return number + 1
+
+
+@inlined
+def dense(s, c, row):  # type: ignore[no-untyped-def]
+    """All features of candidate c into row (F,)."""
+    for f in range(WIDTH):
+        row[f] = s.base[s.mention[c], f]
+    for i in range(s.extras[c]):
+        row[s.extra[c, i]] = s.value[c, i]
+
+
+@inlined
+def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
+    """Reads one caption, data[start:stop]. Returns (mentions, candidates, whether anything was cut off).
+
+    s holds both, candidates by mention in order; mentions inside the longer name of a region ('York' in 'New York')
+    have none.
+    """
+    words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
+                  s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
+    mentions = find(t.slots, t.starts, t.steps, s.hashes, s.bases, words, s.found)
+    cut = stop - start > MOST_BYTES or mentions > MOST_MENTIONS
+    mentions = min(mentions, MOST_MENTIONS)
+    if mentions == 0:
+        return 0, 0, cut
+    classify(t, s, words)
+    capitals = 0
+    goods = has_lower = False
+    for i in range(words):
+        capitals += s.flags[i] & CAPITAL
+        goods |= s.classes[i] & _GOODS != 0
+        has_lower |= s.flags[i] & HAS_LOWER != 0
+    regions = find_regions(t, s, words, mentions, has_lower)
+    number = 0
+    for m in range(mentions):
+        inside = False
+        for i in range(regions):
+            longer = s.named[i, 1] - s.named[i, 0] > s.found[m, 1] - s.found[m, 0]
+            inside |= longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]
+        if inside:
+            continue
+        weigh_mention(t, s, m, mentions, words, capitals, goods, regions, s.base[m])
+        name = s.found[m, 2]
+        first = t.about[name, FIRST]
+        last = first + t.about[name, NUMBER]
+        if last == first + 1:  # as nearly all are: the place is known without another look
+            if number < MOST_CANDIDATES:
+                number = _add(t, s, m, t.about[name, PLACE], regions, number)
+            continue
+        all_of = last - first
+        if all_of > MOST_PLACES:
+            # Of hundreds so called: those in the regions named, and else the most populous
+            for i in range(regions):
+                for j in range(t.meaning.shape[1]):
+                    region = t.meaning[s.named[i, 2], j]
+                    at = first_in(t, name, region) if region >= 0 else last
+                    taken = 0
+                    while at < last and t.facts[t.by_region[at], IN_REGION] == region and taken < MOST_PLACES:
+                        if number < MOST_CANDIDATES:
+                            number = _add(t, s, m, t.by_region[at], regions, number)
+                        at += 1
+                        taken += 1
+            last = first + MOST_PLACES
+        for at in range(first, last):
+            if number < MOST_CANDIDATES:
+                known = False
+                if all_of > MOST_PLACES:
+                    for c in range(number):
+                        known |= s.mention[c] == m and s.place[c] == t.places[at]
+                if not known:
+                    number = _add(t, s, m, t.places[at], regions, number)
+    _order(s, mentions, number)
+    return mentions, number, cut or number == MOST_CANDIDATES
+
+
+@inlined
+def _order(s, mentions, number):  # type: ignore[no-untyped-def]
+    """Sets what depends on the caption's other mentions: whether a name before or after has its region beside it."""
+    first, last = mentions, -1
+    for c in range(number):
+        if s.extra[c, 0] == OWN_ADJACENT:  # the relation is set first
+            first, last = min(first, s.mention[c]), max(last, s.mention[c])
+    if last < 0:
+        return
+    for c in range(number):
+        m = s.mention[c]
+        if s.extra[c, 0] != OWN_ADJACENT:
+            _set(s, c, ADJACENT_ELSEWHERE, 1)
+        elif m > first:
+            _set(s, c, LATER_ADJACENT, 1)
+        elif first != last:
+            _set(s, c, FIRST_ADJACENT, 1)

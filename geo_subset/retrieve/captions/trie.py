@@ -1,0 +1,236 @@
+"""Names as a trie over words, found by hashing: (node, word) is looked up in one open-addressing table.
+
+A slot is two uint64: the key, mixed from node and word (0: empty), and child << 32 | name + 1 (0 in the low half: no
+name ends here). A bitmap of the words that begin a name, and one of the keys, keep most words of a caption from
+touching the table, whose slots are mostly far away in memory. Words are 64-bit hashes: two of a million different
+words, or two keys, are taken for one another with a probability below 1e-6 for all names together, and for a
+caption's word and some key below 1e-12.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from geo_subset.retrieve.captions import folding
+from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.retrieve.captions.words import split
+
+_NODE = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_SIX = np.uint64(6)
+_ELSEWHERE = np.uint64(24)
+_BITS = np.uint64(63)
+_ONE = np.uint64(1)
+_FILTER_WORDS, _STEP_WORDS = 1 << 16, 1 << 18
+"""uint64 of the bitmaps, at most: 512 KB and 2 MB, which stay in a core's caches where the table does not."""
+
+
+@dataclass(frozen=True)
+class Trie:
+    """`slots` uint64 (S, 2), `starts` and `steps` uint64 (B,): the bitmaps; all a power of two. `names`: how many."""
+
+    slots: npt.NDArray[np.uint64]
+    starts: npt.NDArray[np.uint64]
+    steps: npt.NDArray[np.uint64]
+    names: int
+
+
+@inlined
+def _key(node, word):  # type: ignore[no-untyped-def]
+    key = (word ^ (np.uint64(node) * _NODE)) * _MIX
+    key ^= key >> _HALF
+    return key if key else _ONE
+
+
+@inlined
+def look_up(slots, node, word):  # type: ignore[no-untyped-def]
+    """The slot's value for a word after a node; 0 if no name goes on like this."""
+    key = _key(node, word)
+    mask = np.uint64(slots.shape[0] - 1)
+    place = key & mask
+    while True:
+        found = slots[place, 0]
+        if found == key:
+            return slots[place, 1]
+        if found == 0:
+            return np.uint64(0)
+        place = (place + _ONE) & mask
+
+
+@inlined
+def _may_step(steps, node, word):  # type: ignore[no-untyped-def]
+    """Whether some name may go on with the word after the node."""
+    bit = (_key(node, word) >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+    return steps[bit >> _SIX] >> (bit & _BITS) & _ONE
+
+
+@inlined
+def may_start(starts, word):  # type: ignore[no-untyped-def]
+    """Whether some name may begin with the word."""
+    bit = word & np.uint64(starts.size * 64 - 1)
+    return starts[bit >> _SIX] >> (bit & _BITS) & _ONE
+
+
+@inlined
+def find(slots, starts, steps, hashes, bases, count, found):  # type: ignore[no-untyped-def]
+    """Leftmost-longest names among the words: fills `found` int32 (M, 3) with (first word, word after, name).
+
+    Where a name was found, the search goes on after it, so that names never overlap. The last word of a name may be a
+    possessive of it, where nothing is called like the possessive itself. Returns how many.
+    """
+    number = 0
+    word = 0
+    while word < count:
+        if not may_start(starts, hashes[word]) and not (bases[word] and may_start(starts, bases[word])):
+            word += 1
+            continue
+        node = np.uint64(0)
+        at = word
+        stop = 0
+        name = np.uint64(0)
+        while at < count:
+            value = np.uint64(0)
+            if node == 0 or _may_step(steps, node, hashes[at]):
+                value = look_up(slots, node, hashes[at])
+            if value == 0:
+                if bases[at]:
+                    value = look_up(slots, node, bases[at])
+                    if value & _LOW:
+                        name, stop = value & _LOW, at + 1
+                break
+            at += 1
+            if value & _LOW:
+                name = value & _LOW
+                stop = at
+            node = value >> _HALF
+        if stop:
+            found[number, 0], found[number, 1], found[number, 2] = word, stop, np.int64(name) - 1
+            number += 1
+            word = stop
+        else:
+            word += 1
+    return number
+
+
+@compiled
+def _insert(slots, starts, steps, words, offsets, names):  # type: ignore[no-untyped-def]
+    """Puts every sequence of words into the table; names[i] becomes the number of the distinct name, -1 for no word."""
+    mask = np.uint64(slots.shape[0] - 1)
+    nodes = np.uint64(1)
+    distinct = np.uint64(0)
+    for i in range(offsets.size - 1):
+        node = np.uint64(0)
+        names[i] = -1
+        for at in range(offsets[i], offsets[i + 1]):
+            if at == offsets[i]:
+                bit = words[at] & np.uint64(starts.size * 64 - 1)
+                starts[bit >> _SIX] |= _ONE << (bit & _BITS)
+            key = _key(node, words[at])
+            place = key & mask
+            while slots[place, 0] != 0 and slots[place, 0] != key:
+                place = (place + _ONE) & mask
+            bit = (key >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+            steps[bit >> _SIX] |= _ONE << (bit & _BITS)
+            if slots[place, 0] == 0:
+                slots[place, 0] = key
+                slots[place, 1] = nodes << _HALF
+                nodes += _ONE
+            if at + 1 == offsets[i + 1]:
+                if slots[place, 1] & _LOW == 0:
+                    distinct += _ONE
+                    slots[place, 1] |= distinct
+                names[i] = np.int64(slots[place, 1] & _LOW) - 1
+            node = slots[place, 1] >> _HALF
+    return nodes, distinct
+
+
+@compiled
+def _moved(slots, smaller):  # type: ignore[no-untyped-def]
+    mask = np.uint64(smaller.shape[0] - 1)
+    for i in range(slots.shape[0]):
+        if slots[i, 0]:
+            place = slots[i, 0] & mask
+            while smaller[place, 0]:
+                place = (place + _ONE) & mask
+            smaller[place, 0], smaller[place, 1] = slots[i, 0], slots[i, 1]
+
+
+@compiled
+def _split_all(data, ends, entry, more, separators, words, offsets, hashes, bases, starts, stops, flags, before):  # type: ignore[no-untyped-def]
+    total = 0
+    for i in range(ends.size - 1):
+        count = split(data, ends[i], ends[i + 1], entry, more, separators, hashes, bases, starts, stops, flags, before)
+        for j in range(count):
+            words[total + j] = hashes[j]
+        total += count
+        offsets[i + 1] = total
+    return total
+
+
+def split_texts(texts: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Hashes (W,) of the words of all texts (a string array; null has none), and offsets (N + 1,) of each text's."""
+    texts = pa.array(texts, pa.large_string()).fill_null("")
+    folds = folding.table()
+    data, ends = buffers(texts)
+    longest = int(np.diff(ends).max(initial=0)) + 2
+    space = [np.empty(longest, kind) for kind in (np.uint64, np.uint64, np.int32, np.int32, np.uint8, np.uint8)]
+    words = np.empty(len(data) + len(texts) + 1, np.uint64)
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    total = _split_all(data, ends, folds.entry, folds.more, folds.separator, words, offsets, *space)
+    return words[:total].copy(), offsets
+
+
+def build(words: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> tuple[Trie, npt.NDArray[np.int64]]:
+    """A trie of the names whose words are words[offsets[i]:offsets[i + 1]], and each one's number (-1: no words)."""
+    slots = np.zeros((_power_of_two(2 * len(words) + 2), 2), np.uint64)
+    starts = np.zeros(min(_FILTER_WORDS, _power_of_two(len(offsets) // 2 + 1)), np.uint64)
+    steps = np.zeros(min(_STEP_WORDS, _power_of_two(len(words) // 4 + 1)), np.uint64)
+    names = np.empty(len(offsets) - 1, np.int64)
+    nodes, distinct = _insert(slots, starts, steps, words, offsets, names)
+    if (size := _power_of_two(2 * int(nodes))) < len(slots):
+        smaller = np.zeros((size, 2), np.uint64)
+        _moved(slots, smaller)
+        slots = smaller
+    for array in (slots, starts, steps):
+        array.setflags(write=False)
+    return Trie(slots, starts, steps, int(distinct)), names
+
+
+@compiled
+def _numbers(slots, words, offsets, numbers):  # type: ignore[no-untyped-def]
+    for i in range(offsets.size - 1):
+        node = value = np.uint64(0)
+        for at in range(offsets[i], offsets[i + 1]):
+            value = look_up(slots, node, words[at])
+            node = value >> _HALF
+            if value == 0:
+                break
+        numbers[i] = np.int64(value & _LOW) - 1
+
+
+def numbers(names: Trie, words: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The number of the name that each sequence of words is, -1 where it is none."""
+    found = np.empty(len(offsets) - 1, np.int64)
+    _numbers(names.slots, words, offsets, found)
+    return found
+
+
+def buffers(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Bytes and offsets (N + 1,) of a large_string or large_binary array, without a copy; both are read-only."""
+    _, ends, data = texts.buffers()
+    offsets = np.frombuffer(ends, np.int64, len(texts) + 1, texts.offset * 8)
+    if data is None or data.size == 0:
+        nothing = np.zeros(1, np.uint8)
+        nothing.setflags(write=False)
+        return nothing, offsets
+    return np.frombuffer(data, np.uint8), offsets
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(0, least - 1).bit_length()

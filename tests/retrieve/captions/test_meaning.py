@@ -1,0 +1,116 @@
+"""What names in captions are taken to mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gazetteer import compiled, meanings
+
+from geo_subset.retrieve.captions import decide, features
+from geo_subset.retrieve.captions.matcher import Matcher
+
+
+@pytest.fixture(scope="module")
+def matcher() -> Matcher:
+    return Matcher(compiled(), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("caption", "place"),
+    [
+        ("Main street. Springfield, Illinois", "list:Springfield Illinois"),
+        ("Springfield, Ill. Main street", "list:Springfield Illinois"),
+        ("House for sale in Springfield, MO 65801", "list:Springfield Missouri"),
+        ("In the Alexander Community School in Greene County, Georgia", "county:Greene Georgia"),
+        ("Farm in Greene County, Illinois", "county:Greene Illinois"),
+        ("New York, New York. Children playing", "list:New York City New York"),
+        ("Washington, D.C. The capitol", "list:Washington District of Columbia"),
+        ("Mill near Washington, Pennsylvania", "list:Washington Pennsylvania"),
+        ("Sunset over St. Paul, Minnesota", "list:Saint Paul Minnesota"),
+        ("Courthouse, Paris, Texas", "list:Paris Texas"),
+        ("Coeur d&#39;Alene, Idaho. Lake", "list:Coeur d'Alene Idaho"),
+        ("Belen, New Mexico. In the Atchison, Topeka and Santa Fe Railroad freight yard", "list:Belen New Mexico"),
+        ("Autumn leaves. Vermont", "state:Vermont"),
+    ],
+)
+def test_a_name_means_one_place(matcher, caption, place):
+    assert list(meanings(matcher, caption)) == [place]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "Hotels in Paris",
+        "London, England",
+        "Bus in London",
+        "mobile phone case",
+        "Jackson Pollock",
+        "New Yorkshire",
+        "",
+        "12 345",
+    ],
+)
+def test_what_is_none_of_the_places(matcher, caption):
+    assert meanings(matcher, caption) == {}
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        b"\0Springfield\0, Illinois\0",
+        b"Springfield, Illinois \xed\xa0\x80 lone surrogate",
+        b"\xff\xfeSpringfield, Illinois",
+        "\u202bתמונה\u202c Springfield, Illinois مرحبا".encode(),
+        "🏔️ Springfield, Illinois 👩‍👩‍👧".encode(),
+        "伊利诺伊州 Springfield, Illinois 东京都".encode(),
+        "ไปเที่ยว Springfield, Illinois กรุงเทพ".encode(),
+        b"Springfield, Illinois. " + b"word " * 200_000,
+        b"Springfield, Illinois. " + b"Memphis, Tennessee. " * 50_000,
+    ],
+)
+def test_odd_captions_are_read(caption):
+    assert "list:Springfield Illinois" in meanings(Matcher(compiled(), 0.0), caption)
+
+
+def test_what_is_far_into_a_caption_is_not_read_and_counted():
+    from collections import Counter
+
+    import pyarrow as pa
+
+    from geo_subset.retrieve.captions.files import Columns
+
+    text = "word " * (features.MOST_BYTES // 5 + 1) + "Springfield, Illinois"
+    batch = pa.RecordBatch.from_pydict({"url": ["u", "u"], "caption": [text, None]})
+    counters: Counter[str] = Counter()
+    assert Matcher(compiled(), 0.5).match(batch, Columns("url", "caption"), counters).num_rows == 0
+    assert (counters["captions_cut"], counters["captions_null"]) == (1, 1)
+
+
+def test_confidences_of_a_level_add_up_to_one_at_most_and_counters_add_up():
+    from collections import Counter
+
+    import pyarrow as pa
+
+    from geo_subset.retrieve.captions.files import Columns
+
+    texts = [
+        "Springfield",
+        "Washington and Springfield",
+        "Springfield, Illinois, Greene County",
+        "Santa Fe, New Mexico",
+    ]
+    batch = pa.RecordBatch.from_pydict({"url": list("abcd"), "caption": texts})
+    counters: Counter[str] = Counter()
+    found = Matcher(compiled(), 0.2).match(batch, Columns("url", "caption"), counters)
+    for text in texts:
+        assert sum(meanings(Matcher(compiled(), 0.0), text).values()) <= 3.0
+    assert all(0.2 <= s <= 1 for s in found["similarity"].to_pylist())
+    assert counters["mentions"] == sum(counters[name] for name in decide.TALLIES if name.startswith("mentions_"))
+    assert counters["mentions_accepted"] == counters["matches"] + counters["matches_null_url"]
+
+
+def test_the_model_knows_every_feature_it_weighs():
+    for number, name in enumerate(features.FEATURES):
+        assert getattr(features, name.upper()) == number
+    assert decide.weights().shape == (len(decide.LEVELS), len(features.FEATURES))
+    assert np.isfinite(decide.weights()).all()
