@@ -133,12 +133,10 @@ def plan(
 
     progress.set_up_logging()
     loaded = settings.load(run_file, overrides)
-    rates = costs.set_by_hand(
-        costs.stated(loaded) | (costs.measured(like, loaded.retrieve.num_images) if like else {}), by_hand
-    )
+    rates = costs.known(loaded, like, by_hand)
     fingerprint = pipeline.run(loaded, "places", address)[-1].manifest.fingerprint
     counted = costs.counted(runfolder.StageFolder(runfolder.open_run(loaded.run), "places", fingerprint), FILE)
-    amounts = list(costs.amounts(*counted, loaded.retrieve.num_images, rates))
+    amounts = list(costs.amounts(*counted, loaded, rates))
     for line in costs.lines(amounts, rates):
         click.echo(line)
 

@@ -18,8 +18,11 @@ from tqdm import tqdm
 from geo_subset import runfolder, storage
 from geo_subset.errors import SettingsError
 from geo_subset.manifests import Manifest
+from geo_subset.retrieve.captions import files
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, loads
+
+_LAION = "measured on 10,000 rows of LAION"
 
 
 @dataclass(frozen=True)
@@ -41,24 +44,46 @@ class Amount:
     arithmetic: str
 
 
+def known(settings: Settings, like: str | None, by_hand: tuple[str, ...]) -> dict[str, Rate]:
+    """The rates that a plan needs: given by hand as `name=value`, else measured in the run `like`, else stated.
+
+    Raises SettingsError for a text that is none of these, and as `measured` does.
+    """
+    rates = stated(settings)
+    found = measured(like, settings.retrieve.num_images) if like else {}
+    return set_by_hand(rates | {name: rate for name, rate in found.items() if name in rates}, by_hand)
+
+
 def stated(settings: Settings) -> dict[str, Rate]:
     """The rates without any measurement of one's own."""
     cluster, size = settings.cluster, settings.download.image_size
     cpus = cluster.workers * cluster.cpus_per_worker if cluster.workers else float(os.cpu_count() or 1)
-    laion = "measured on 10,000 rows of LAION"
     pixels = (size / 256) ** 2
     return {
-        "queries_per_second": Rate(
-            20.0 * len(settings.retrieve.clip_service.url), "20 a backend: one approximate index"
-        ),
-        "rows_per_query": Rate(settings.retrieve.num_images, "at most: retrieve.num_images"),
-        "answer_bytes": Rate(234, f"a row of JSON, {laion}"),
-        "match_bytes": Rate(101, f"a row of parquet, {laion}"),
+        **(_of_captions(cpus) if settings.retrieve.strategy == "captions" else _of_a_service(settings)),
+        "match_bytes": Rate(101, f"a row of parquet, {_LAION}"),
         "distinct": Rate(1.0, "at most: every row another URL"),
-        "sample_bytes": Rate(140, f"a row of parquet, {laion}"),
+        "sample_bytes": Rate(140, f"a row of parquet, {_LAION}"),
         "alive": Rate(1.0, "at most: every URL still serves its image"),
         "images_per_second": Rate(170 * cpus, f"170 a CPU over https, benchmarks/download.py; {cpus:g} CPUs"),
         "image_bytes": Rate(27_000 * pixels, f"27 kB at 256 pixels (laion-prepro: 270 MB for 10,000) x {pixels:.3g}"),
+    }
+
+
+def _of_a_service(settings: Settings) -> dict[str, Rate]:
+    backends = len(settings.retrieve.clip_service.url)
+    return {
+        "queries_per_second": Rate(20.0 * backends, "20 a backend: one approximate index"),
+        "rows_per_query": Rate(settings.retrieve.num_images, "at most: retrieve.num_images"),
+        "answer_bytes": Rate(234, f"a row of JSON, {_LAION}"),
+    }
+
+
+def _of_captions(cpus: float) -> dict[str, Rate]:
+    return {
+        "caption_bytes": Rate(90, f"a row of parquet, {_LAION}"),
+        "captions_per_second": Rate(450_000 * cpus, f"450,000 a CPU, benchmarks/captions.py; {cpus:g} CPUs"),
+        "rows_per_caption": Rate(0.016, f"US places, min_confidence 0.7, {_LAION}"),
     }
 
 
@@ -80,6 +105,9 @@ def measured(run: str, num_images: int) -> dict[str, Rate]:
         rows, requests = found.counters.get("rows", 0), found.counters.get("requests", 0)
         rates["queries_per_second"] = _share(requests, found.seconds)
         rates["rows_per_query"] = _share(rows, requests)
+        captions = found.counters.get("captions", 0)
+        rates["captions_per_second"] = _share(captions, found.seconds)
+        rates["rows_per_caption"] = _share(found.counters.get("matches", 0), captions)
         rates["match_bytes"] = _share(_bytes(found, "part-"), rows)
         if merged := manifests["merge"]:
             rates["distinct"] = _share(merged.counters.get("samples", 0), rows)
@@ -119,23 +147,35 @@ def counted(folder: StageFolder, file: str) -> tuple[int, int, int]:
 
 
 def amounts(
-    places: int, queries: int, places_bytes: int, num_images: int, rates: Mapping[str, Rate]
+    places: int, queries: int, places_bytes: int, settings: Settings, rates: Mapping[str, Rate]
 ) -> Iterator[Amount]:
-    """The plan, line by line. A place's rows are its distinct images of all its searches, `num_images` at most."""
+    """The plan, line by line. A place's rows are its distinct images, retrieve.num_images at most."""
 
     def rate(name: str) -> float:
         return rates[name].value
 
+    most = places * settings.retrieve.num_images
     yield Amount("places", "places", places, "", "places/places.parquet")
     yield Amount("places", "search texts", queries, "", f"{queries / max(places, 1):.2f} a place")
     yield Amount("places", "storage", places_bytes, "B", "places/places.parquet")
-    received = queries * rate("rows_per_query")
-    rows = min(received, places * num_images)
-    yield Amount("retrieve", "queries", queries, "", "one a search text")
-    yield Amount("retrieve", "time", queries / rate("queries_per_second"), "s", "queries / queries_per_second")
-    yield Amount("retrieve", "rows received", received, "", "queries x rows_per_query")
-    yield Amount("retrieve", "network", received * rate("answer_bytes"), "B", "rows received x answer_bytes")
-    yield Amount("retrieve", "matches", rows, "", "rows received, at most places x retrieve.num_images")
+    if settings.retrieve.strategy == "captions":
+        found = files.discover(settings.retrieve.captions.path)
+        size = sum(file.bytes for file in found)
+        captions = size / rate("caption_bytes")
+        rows = min(captions * rate("rows_per_caption"), most)
+        yield Amount("retrieve", "files", len(found), "", "retrieve.captions.path")
+        yield Amount("retrieve", "read", size, "B", "bytes of the files")
+        yield Amount("retrieve", "captions", captions, "", "bytes / caption_bytes")
+        yield Amount("retrieve", "time", captions / rate("captions_per_second"), "s", "captions / captions_per_second")
+        yield Amount("retrieve", "matches", rows, "", "captions x rows_per_caption, at most places x num_images")
+    else:
+        received = queries * rate("rows_per_query")
+        rows = min(received, most)
+        yield Amount("retrieve", "queries", queries, "", "one a search text")
+        yield Amount("retrieve", "time", queries / rate("queries_per_second"), "s", "queries / queries_per_second")
+        yield Amount("retrieve", "rows received", received, "", "queries x rows_per_query")
+        yield Amount("retrieve", "network", received * rate("answer_bytes"), "B", "rows received x answer_bytes")
+        yield Amount("retrieve", "matches", rows, "", "rows received, at most places x num_images")
     yield Amount("retrieve", "storage", rows * rate("match_bytes"), "B", "matches x match_bytes")
     samples = rows * rate("distinct")
     yield Amount("merge", "samples", samples, "", "matches x distinct")

@@ -80,3 +80,16 @@ def test_larger_images_take_more_room(run_file: Path) -> None:
         for size in (256, 512)
     )
     assert large == 4 * small
+
+
+def test_captions_are_counted_by_the_bytes_of_their_files(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "captions.tsv").write_bytes(b"http://a.com/1\tOld Mill\n" * 1000)
+    words = ["--set", "retrieve.strategy=captions", "--set", "retrieve.captions.path=captions.tsv"]
+    rates = ["--rate", "caption_bytes=24", "--rate", "captions_per_second=100", "--rate", "rows_per_caption=0.2"]
+    assert main(["plan", str(run_file), *words, *rates]) == 0
+    found = shown(capsys)
+    assert (found["retrieve", "files"], found["retrieve", "captions"]) == ("1", "1,000")
+    assert found["retrieve", "time"] == "00:10"
+    assert found["retrieve", "matches"] == found["merge", "samples"] == "200"
