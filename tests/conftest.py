@@ -18,6 +18,8 @@ settings.load_profile("no_deadline")
 
 #: Files whose tests share a world and what an undisturbed run on it gives.
 _WHOLE_RUNS = ("test_kill.py", "test_download_faults.py", "test_equal_runs.py")
+#: Where tests wait for functions to be compiled, which only the first one has to.
+_COMPILED = "tests/retrieve/captions/"
 #: Other files that take long.
 _LONG = ("test_cli.py", "test_verify.py", "test_backend_faults.py", "test_stage.py", "test_retry_command.py")
 #: Exit status, stdout and stderr of a command.
@@ -33,7 +35,11 @@ def _is_whole_run(path: str) -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that no process of several works alone at the end."""
-    items.sort(key=lambda item: (not _is_whole_run(item.path.name), item.path.name not in _LONG))
+
+    def late(item: pytest.Item) -> bool:
+        return item.path.name not in _LONG and _COMPILED not in item.path.as_posix()
+
+    items.sort(key=lambda item: (not _is_whole_run(item.path.name), late(item)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -44,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             path: str = super()._split_scope(nodeid)
-            return "whole runs" if _is_whole_run(path) else path
+            return "whole runs" if _is_whole_run(path) else _COMPILED if _COMPILED in path else path
 
     config.option.loadscopereorder = False  # by the number of tests
     return Scheduling(config, log)
