@@ -11,8 +11,9 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import duckdb
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
@@ -95,6 +96,15 @@ def writing(url: str) -> Iterator[Path]:
             sync(folder)
         else:
             fs.put_file(str(temporary), destination)
+
+
+@contextlib.contextmanager
+def database(memory_limit: str, threads: int = 1, **config: Any) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own that spills to scratch space above its limit, so that several share a node."""
+    with scratch_folder() as scratch:
+        config |= {"memory_limit": memory_limit, "threads": threads, "temp_directory": str(scratch)}
+        with duckdb.connect(":memory:", config=config) as connection:
+            yield connection
 
 
 @contextlib.contextmanager

@@ -114,7 +114,7 @@ def _shapes(path: str) -> list[Any]:
     try:
         with fsspec.open(path, "rb", compression="infer") as stream:
             tree = json.loads(stream.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read as GeoJSON: {error}") from error
     try:
         shapes = [shape(geometry) for geometry in _geometries(tree)]

@@ -36,8 +36,11 @@ _DUPLICATES = """
 # Of a place, a number that the seed alone decides on.
 _DRAWN = "md5_number_lower('{seed} ' || place_id)"
 _TABLE = f"""
-    SELECT place_id, name, kind, context, admin1, admin2, country, latitude, longitude,
-        coalesce(parts.population, merged.population) AS population, queries, alternate_names,
+    SELECT place_id, name, kind, context, coalesce(parts.admin1, merged.admin1) AS admin1,
+        coalesce(parts.admin2, merged.admin2) AS admin2, coalesce(parts.country, merged.country) AS country, latitude,
+        longitude, coalesce(parts.population, merged.population) AS population, queries,
+        parts.alternate_names || list_filter(coalesce(merged.alternate_names, []),
+            lambda other: other <> name AND NOT list_contains(parts.alternate_names, other)) AS alternate_names,
         [place_id] || coalesce(merged.ids, []) AS source_ids, coalesce(shared.namesakes, 1)::INTEGER AS namesakes,
         dictionary_word
     FROM parts ANTI JOIN gone ON gone.position = parts.position
@@ -53,25 +56,19 @@ def assembled(paths: Sequence[str], settings: PlacesSettings, counters: Counter[
 
     Counts places, and into dropped_<reason> what is left out: duplicate_id, same_place, over_limit, not_in_sample.
     """
-    with storage.scratch_folder() as scratch:
-        config: dict[str, Any] = {
-            "threads": min(MAX_THREADS, os.cpu_count() or 1),
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": str(scratch),
-            "preserve_insertion_order": False,
-        }
-        with duckdb.connect(config=config) as database:
-            database.read_parquet(list(paths)).create_view("parts")
-            _decide(database, settings)
-            for reason, count in database.execute("SELECT reason, count(*) FROM gone GROUP BY 1").fetchall():
-                counters[f"dropped_{reason}"] += count
-            counters["places"] = _number(database, "SELECT count(*) FROM lean") - _number(
-                database, "SELECT count(*) FROM gone"
-            )
-            # Without insertion order kept, parallel readers would hand even a sorted result out as pieces come.
-            database.execute("SET preserve_insertion_order = true")
-            rows: Any = database.sql(_TABLE)
-            yield (pa.Table.from_batches([batch]).cast(tables.PLACES) for batch in rows.to_arrow_reader(_BATCH))
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    with storage.database(MEMORY_LIMIT, threads, preserve_insertion_order=False) as database:
+        database.read_parquet(list(paths)).create_view("parts")
+        _decide(database, settings)
+        for reason, count in database.execute("SELECT reason, count(*) FROM gone GROUP BY 1").fetchall():
+            counters[f"dropped_{reason}"] += count
+        counters["places"] = _number(database, "SELECT count(*) FROM lean") - _number(
+            database, "SELECT count(*) FROM gone"
+        )
+        # Without insertion order kept, parallel readers would hand even a sorted result out as pieces come.
+        database.execute("SET preserve_insertion_order = true")
+        rows: Any = database.sql(_TABLE)
+        yield (pa.Table.from_batches([batch]).cast(tables.PLACES) for batch in rows.to_arrow_reader(_BATCH))
 
 
 def _decide(database: duckdb.DuckDBPyConnection, settings: PlacesSettings) -> None:
@@ -94,21 +91,29 @@ def _decide(database: duckdb.DuckDBPyConnection, settings: PlacesSettings) -> No
         database.execute("INSERT INTO gone SELECT position, 'same_place' FROM found")
     database.execute(
         """CREATE TABLE merged AS
-            SELECT of_position AS position, list(place_id ORDER BY same.position) AS ids, max(population) AS population
+            SELECT of_position AS position, list(place_id ORDER BY same.position) AS ids, max(population) AS population,
+                first(admin1 ORDER BY same.position) FILTER (admin1 IS NOT NULL) AS admin1,
+                first(admin2 ORDER BY same.position) FILTER (admin2 IS NOT NULL) AS admin2,
+                first(country ORDER BY same.position) FILTER (country IS NOT NULL) AS country,
+                list_sort(list_distinct(flatten(list(alternate_names)))) AS alternate_names
             FROM same JOIN parts ON parts.position = same.position GROUP BY of_position"""
     )
-    if settings.limit is not None:
-        _keep(database, settings.limit, f"population DESC NULLS LAST, {_ORDER.format('wanted')}", "over_limit")
-    if sample is not None:
-        _keep(database, sample, "drawn, position", "not_in_sample")
     database.execute(
         "CREATE TABLE shared AS SELECT key_hash, count(*) AS namesakes FROM wanted GROUP BY 1 HAVING count(*) > 1"
     )
+    database.execute(
+        """CREATE VIEW ranked AS SELECT wanted.* REPLACE (coalesce(wanted.population, merged.population) AS population)
+            FROM wanted LEFT JOIN merged ON merged.position = wanted.position"""
+    )
+    if settings.limit is not None:
+        _keep(database, settings.limit, f"population DESC NULLS LAST, {_ORDER.format('ranked')}", "over_limit")
+    if sample is not None:
+        _keep(database, sample, "drawn, position", "not_in_sample")
 
 
 def _keep(database: duckdb.DuckDBPyConnection, count: int, order: str, reason: str) -> None:
     """Of what is wanted the first `count`."""
-    database.execute(f"CREATE OR REPLACE TABLE first AS SELECT position FROM wanted ORDER BY {order} LIMIT {count}")
+    database.execute(f"CREATE OR REPLACE TABLE first AS SELECT position FROM ranked ORDER BY {order} LIMIT {count}")
     database.execute(f"INSERT INTO gone SELECT position, '{reason}' FROM wanted ANTI JOIN first USING (position)")
 
 

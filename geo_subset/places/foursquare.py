@@ -47,5 +47,5 @@ def _select(schema: pa.Schema) -> str:
             {"region" if "region" in schema.names else "NULL"} AS region,
             country, latitude, longitude, NULL AS confidence,
             nullif(trim(date_closed::VARCHAR), '') IS NOT NULL AS closed,
-            {" || ".join(categories) or "[]"} AS categories, NULL::VARCHAR[] AS alternate_names
+            {" || ".join(categories) or "[]"} AS categories, NULL::VARCHAR[] AS alternate_names, line
         FROM batch"""

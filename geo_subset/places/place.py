@@ -12,7 +12,7 @@ from geo_subset.tables import PLACES
 #: The columns of a Place but `variants`: sources of millions of rows give tables of these.
 SCHEMA = pa.schema(
     [field for field in PLACES if field.name not in ("queries", "source_ids", "namesakes", "dictionary_word")]
-    + [pa.field("precedence", pa.float64())]
+    + [pa.field("precedence", pa.float64()), pa.field("known_as", pa.list_(pa.string()))]
 )
 
 
@@ -20,7 +20,8 @@ class Place(NamedTuple):
     """What a source knows of a place; text that is not known is None.
 
     `alternate_names` are other names it is searched by, as 'New York' is for New York City. Of one source, places of
-    higher `precedence` stand first, those without last. `variants` are further ways to speak of the place: each
+    higher `precedence` stand first, those without last. `known_as` are names that it may have in another gazetteer, be
+    they searched for or not. `variants` are further ways to speak of the place: each
     replaces some of its columns when search texts are made, as {'admin1': 'D.C.'} does.
     """
 
@@ -36,6 +37,7 @@ class Place(NamedTuple):
     population: int | None = None
     alternate_names: tuple[str, ...] = ()
     precedence: float | None = None
+    known_as: tuple[str, ...] = ()
     variants: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -50,6 +52,7 @@ def table(chunk: Sequence[Place] | pa.Table) -> pa.Table:
 def places(rows: pa.Table) -> list[Place]:
     """The rows of a table of SCHEMA, one by one."""
     columns = {name: rows[name].to_pylist() for name in SCHEMA.names}
-    columns["alternate_names"] = [tuple(names or ()) for names in columns["alternate_names"]]
+    for lists in ("alternate_names", "known_as"):
+        columns[lists] = [tuple(names or ()) for names in columns[lists]]
     columns["variants"] = [()] * rows.num_rows
     return [Place(*row) for row in zip(*(columns[name] for name in Place._fields), strict=True)]

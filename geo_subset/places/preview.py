@@ -14,7 +14,7 @@ _WIDTH = 40
 def lines(file: str, counters: Mapping[str, int], count: int) -> Iterator[str]:
     """What to print about a places.parquet on local disk: `count` of its places, spread evenly over its order."""
     with duckdb.connect(":memory:") as connection:
-        connection.execute("CREATE VIEW places AS SELECT * FROM read_parquet($$" + file + "$$, file_row_number = true)")
+        connection.read_parquet([file], file_row_number=True).create_view("places")
         total = counters["places"]
         shown = connection.execute(
             "SELECT name, kind, coalesce(admin1, ''), coalesce(country, ''), queries FROM places "
