@@ -42,6 +42,8 @@ class Outcome(Generic[Unit]):
     unit: Unit
     result: Any = None
     error: str | None = None
+    wrong_input: bool = False
+    """Whether that error was a SettingsError: an input is wrong, and trying again would not help."""
 
 
 @contextlib.contextmanager
@@ -216,7 +218,7 @@ def _drive(
                     failures[unit] = failures.get(unit, 0) + 1
                     final = isinstance(cause, GeoSubsetError) or failures[unit] >= ATTEMPTS
                     if final:
-                        outcome = Outcome(unit, error=_one_line(cause))
+                        outcome = Outcome(unit, error=_one_line(cause), wrong_input=isinstance(cause, SettingsError))
                 except exceptions.RayError as error:
                     lost = True
                     losses[unit] = losses.get(unit, 0) + 1

@@ -22,6 +22,7 @@ from geo_subset.retrieve.captions import files
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, loads
 
+_SHARES = ("distinct", "alive", "rows_per_caption")
 _LAION = "measured on 10,000 rows of LAION"
 
 
@@ -104,7 +105,7 @@ def measured(run: str, num_images: int) -> dict[str, Rate]:
     if found := manifests["retrieve"]:
         rows, requests = found.counters.get("rows", 0), found.counters.get("requests", 0)
         rates["queries_per_second"] = _share(requests, found.seconds)
-        rates["rows_per_query"] = _share(rows, requests)
+        rates["rows_per_query"] = _share(found.counters.get("rows_received", rows), requests)
         captions = found.counters.get("captions", 0)
         rates["captions_per_second"] = _share(captions, found.seconds)
         rates["rows_per_caption"] = _share(found.counters.get("matches", 0), captions)
@@ -134,6 +135,8 @@ def set_by_hand(rates: Mapping[str, Rate], texts: tuple[str, ...]) -> dict[str, 
             value = -1.0
         if name not in rates or not 0 < value < float("inf"):
             raise SettingsError(f"--rate {text}: write NAME=NUMBER, where NAME is one of {', '.join(rates)}")
+        if name in _SHARES and value > 1:
+            raise SettingsError(f"--rate {text}: it is a share, 1 at most")
         result[name] = Rate(value, "as given")
     return result
 
@@ -195,7 +198,7 @@ def lines(plan: list[Amount], rates: Mapping[str, Rate]) -> Iterator[str]:
     total = sum(amount.value for amount in plan if amount.name == "storage")
     time = sum(amount.value for amount in plan if amount.name == "time")
     yield f"{'in all':<9} {'storage':<14} {_size(total):>{width}}"
-    yield f"{'':<9} {'time':<14} {_time(time):>{width}}"
+    yield f"{'':<9} {'time':<14} {_time(time):>{width}}   of retrieve and download"
     yield ""
     yield "with these rates:"
     for name, rate in rates.items():

@@ -41,6 +41,10 @@ STAGES = (
 )
 
 
+#: What some stages do first, in a folder of its own; its units are what there is to see until then.
+_BEFOREHAND = {"places": "gather", "retrieve": "scan", "merge": "shuffle"}
+
+
 @dataclass(frozen=True)
 class Result:
     """What `run` did about a stage."""
@@ -92,6 +96,9 @@ def status(settings: Settings) -> Iterator[tuple[str, Progress]]:
     for stage in STAGES:
         folder = _folder(stage, settings, run_url) if before_done else StageFolder(run_url, stage.name)
         progress = folder.progress()
+        if progress.state == "unfinished" and not progress.units_done and stage.name in _BEFOREHAND:
+            first = StageFolder(run_url, _BEFOREHAND[stage.name], folder.fingerprint).progress()
+            progress = first if first.state == "unfinished" else progress
         if not before_done:
             state = "waiting" if progress.state == "not started" else "out of date"
             progress = Progress(state, None, 0, {}, 0.0)

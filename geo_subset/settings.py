@@ -364,21 +364,24 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
     if settings.retrieve.strategy == "captions" and not settings.retrieve.captions.path:
         raise SettingsError("retrieve.captions.path is missing: which metadata files hold URLs and captions?")
 
-    def found(key: str, name: str) -> str:
+    def found(key: str, name: str, pattern: bool = False) -> str:
+        """The path of a file, or of what a pattern or folder stands for where these may be named."""
+        if not name.strip():
+            raise SettingsError(f"{key} is an empty text: name a file")
         if "://" in name:
             return name
         candidates = [folder / Path(name).expanduser(), Path(name).expanduser()]
         for candidate in candidates:
-            if candidate.exists():
+            if candidate.exists() and (pattern or candidate.is_file()):
                 return str(candidate.resolve())
-            if any(sign in name for sign in "*?[") and LocalFileSystem().glob(str(candidate)):
+            if pattern and any(sign in name for sign in "*?[") and LocalFileSystem().glob(str(candidate)):
                 return str(candidate.absolute())
         looked = " or ".join(dict.fromkeys(str(c.absolute()) for c in candidates))
         raise SettingsError(f"{key} = {name!r}: no such file ({looked})")
 
     places, merge = settings.places, settings.merge
     files = {
-        source: tuple(found("places.path", path) for path in places.files(source))
+        source: tuple(found("places.path", path, source in PARQUET_SOURCES) for path in places.files(source))
         for source in FILE_SOURCES
         if source in places.source
     }
@@ -388,7 +391,7 @@ def _with_inputs(settings: Settings, folder: Path) -> Settings:
     merge = merge.model_copy(update={"blocklist": tuple(found("merge.blocklist", p) for p in merge.blocklist)})
     captions = settings.retrieve.captions
     captions = captions.model_copy(
-        update={"path": tuple(found("retrieve.captions.path", path) for path in captions.path)}
+        update={"path": tuple(found("retrieve.captions.path", path, True) for path in captions.path)}
     )
     retrieve = settings.retrieve.model_copy(update={"captions": captions})
     return settings.model_copy(update={"places": places, "merge": merge, "retrieve": retrieve})

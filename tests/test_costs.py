@@ -48,7 +48,7 @@ def test_the_arithmetic_without_a_measurement(run_file: Path, capsys: pytest.Cap
     assert found["download", "images"] == "200"
     assert found["download", "time"] == "00:40"
     assert found["download", "storage"] == "5.40MB"
-    assert found["in all", "time"] == "00:42"
+    assert found["in all", "time"] == "00:42   of retrieve and download"
 
 
 def test_rates_of_another_run(run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +66,11 @@ def test_rates_of_another_run(run_file: Path, tmp_path: Path, capsys: pytest.Cap
         costs.measured(other, 10)
     with pytest.raises(SettingsError, match="no finished stage"):
         costs.measured(str(tmp_path / "nowhere"), 10)
+
+
+def test_a_share_is_one_at_most() -> None:
+    with pytest.raises(SettingsError, match="it is a share"):
+        costs.set_by_hand({"alive": Rate(1.0, "")}, ("alive=5",))
 
 
 @pytest.mark.parametrize("text", ["alive", "alive=", "alive=-1", "alive=nan", "alive=inf", "lives=1"])

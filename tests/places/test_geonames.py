@@ -329,3 +329,33 @@ def test_names_in_other_languages(tmp_path: Path, columns: int) -> None:
     assert without.column("alternate_names") == [[], []]
     with pytest.raises(SettingsError, match="names no dump of GeoNames"):
         make_places(tmp_path / "run", source="geonames", path=paths[1:])
+
+
+def test_alternate_names_in_the_archive_they_come_in(tmp_path: Path) -> None:
+    (tmp_path / "US.txt").write_text(line(1, "Old Mill"), encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "alternateNamesV2.zip", "w") as archive:
+        archive.writestr("iso-languagecodes.txt", "ISO 639-3\tISO 639-2\tISO 639-1\tLanguage Name\n")
+        archive.writestr("alternateNamesV2.txt", alternate(1, "es", "Molino"))
+    paths = [str(tmp_path / "US.txt"), str(tmp_path / "alternateNamesV2.zip")]
+    made = make_places(tmp_path / "run", source="geonames", path=paths, languages="es")
+    assert made.column("alternate_names") == [["Molino"]]
+    with pytest.raises(SettingsError, match="a file of its own; add alternateNamesV2"):
+        make_places(tmp_path / "run", source="geonames", path=paths[:1], languages="es")
+
+
+def test_abandoned_towns_are_left_out_unless_asked_for(run: Callable[..., Made]) -> None:
+    towns = [
+        line(n, f"Mill {n}", feature_class="P", feature_code=code) for n, code in enumerate(["PPL", "PPLQ", "PPLH"], 1)
+    ]
+    assert run(towns).counters == {"rows": 3, "places": 1, "dropped_historical": 2}
+    assert run(towns, features=["P", "PPLQ"]).counters == {"rows": 3, "places": 2, "dropped_historical": 1}
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [({"countries": ["UK"]}, r"'UK' is no ISO 3166-1 code of a country \(the United Kingdom is 'GB'\)"),
+     ({"features": []}, "features is empty")],
+)  # fmt: skip
+def test_filters_that_mean_nothing_are_told(run: Callable[..., Made], filters: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run([line()], **filters)

@@ -113,6 +113,29 @@ def test_every_bad_row_is_counted_by_its_reason(run: Callable[..., Made]) -> Non
     assert (rows["overture:bare"]["kind"], rows["overture:bare"]["queries"]) == ("place", ["Old Mill"])
 
 
+def test_points_that_are_none_cost_their_row(run: Callable[..., Made]) -> None:
+    empty = struct.pack("<BIdd", 1, 1, float("nan"), float("nan"))
+    line = struct.pack("<BII", 1, 2, 0)
+    made = run([row("a"), row("b", geometry=empty), row("c", geometry=line)])
+    assert made.counters == {"rows": 3, "places": 1, "dropped_impossible_coordinates": 2}
+
+
+def test_few_rows_keep_the_order_of_the_file(run: Callable[..., Made]) -> None:
+    made = run([row(f"f{number}", f"Mill {number}", confidence=None) for number in (1, 4, 2, 5, 0, 3)])
+    assert made.column("place_id") == [f"overture:f{number}" for number in (1, 4, 2, 5, 0, 3)]
+
+
+@pytest.mark.parametrize("column", ["names", "addresses", "operating_status"])
+def test_columns_of_other_types_are_told_with_the_file(tmp_path: Path, column: str, ray_session: None) -> None:
+    table = pa.Table.from_pylist([row("a"), row("b")], AFTER)
+    at = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(at, column, pa.array([{"x": [1]}] * 2)), tmp_path / "odd.parquet")
+    write(tmp_path / "good.parquet", [row("c")])
+    for paths in (["odd.parquet"], ["good.parquet", "odd.parquet"]):
+        with pytest.raises(SettingsError, match=r"odd\.parquet is not laid out as a release is"):
+            make_places(tmp_path / "run", source="overture", path=[str(tmp_path / name) for name in paths])
+
+
 def test_text_that_is_not_utf8_costs_its_row_alone(tmp_path: Path) -> None:
     names = pa.array([b"Old Mill", b"Caf\xe9 Luna", b"New Mill"]).view(pa.string())
     table = pa.Table.from_pylist([row(n) for n in "abc"], AFTER)
@@ -152,7 +175,12 @@ def test_filters(run: Callable[..., Made]) -> None:
 
 
 def test_names_in_other_languages_are_searched_for_too(run: Callable[..., Made]) -> None:
-    common = [("es", "Estación Grand Central"), ("zh", "大中央總站"), ("en", "Grand Central Terminal")]
+    common = [
+        ("es", "Estación Grand Central"),
+        ("zh", " 大中央總站\u200b "),
+        ("en", "Grand Central Terminal"),
+        ("fr", "7"),
+    ]
     made = run(
         [row(names={"primary": "Grand Central Terminal", "common": common}), row("b", "Old Mill")],
         languages=["zh", "en", "fr"],

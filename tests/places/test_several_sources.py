@@ -77,7 +77,7 @@ def test_namesakes_are_counted_in_what_is_left(tmp_path: Path) -> None:
     path.write_text("\n".join(["name,pop", *names]))
     assert make_places(tmp_path / "run", source="list", path=str(path)).column("namesakes") == [2, 2, 2, 2, 1]
     limited = make_places(tmp_path / "run", source="list", path=str(path), limit=3)
-    assert limited.column("namesakes") == [2, 2, 1]
+    assert limited.column("namesakes") == [2, 2, 1]  # of Mount Vernon all three are known to be there
 
 
 def test_a_sample_is_the_seeds_and_nothing_elses(tmp_path: Path) -> None:
@@ -111,3 +111,34 @@ def test_states_and_counties_are_the_same_without_coordinates(tmp_path: Path) ->
     merged = {row["source_ids"][1]: row["name"] for row in table.rows if len(row["source_ids"]) > 1}
     assert merged == {"geonames:1": "Albany County", "geonames:3": "New York"}
     assert "geonames:4" in table.column("place_id")
+
+
+def test_the_limit_goes_by_the_population_that_either_source_knows(tmp_path: Path, ray_session: None) -> None:
+    (tmp_path / "US.txt").write_text(
+        "\n".join(
+            [
+                line(1, "Chicago", latitude=41.85, longitude=-87.65, feature_class="P", feature_code="PPL", admin1="IL",
+                     population=2_700_000),
+                line(2, "Smallville", latitude=38.0, longitude=-98.0, feature_class="P", feature_code="PPL",
+                     admin1="KS", population=50),
+            ]
+        )
+    )  # fmt: skip
+    (tmp_path / "mine.csv").write_text("name,lat,lon,state,country\nChicago,41.88,-87.63,IL,US\n")
+    paths = {"list": str(tmp_path / "mine.csv"), "geonames": str(tmp_path / "US.txt")}
+    table = make_places(tmp_path / "run", source=list(paths), path=paths, limit=1)
+    assert [(row["name"], row["population"], row["admin2"]) for row in table.rows] == [
+        ("Chicago", 2_700_000, "Greene County")
+    ]
+    assert table.rows[0]["source_ids"][1] == "geonames:1"
+
+
+def test_all_names_of_a_dump_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "US.txt").write_text(
+        line(1, "Newark Liberty International Airport", feature_code="AIRP", alternatenames="EWR,Newark Airport")
+    )
+    (tmp_path / "mine.csv").write_text("name,lat,lon\nNewark Airport,40.75,-74\n")
+    paths = {"list": str(tmp_path / "mine.csv"), "geonames": str(tmp_path / "US.txt")}
+    table = make_places(tmp_path / "run", source=list(paths), path=paths, filters={"features": ["AIRP"]})
+    assert [row["source_ids"][1:] for row in table.rows] == [["geonames:1"]]
+    assert table.column("queries") == [["Newark Airport"]]  # compared, not searched for
