@@ -22,8 +22,8 @@ SOURCE_FIELDS: list[pa.Field] = [
 ]
 
 #: One row per place. `place_id` is `source:id`, unique. Coordinates are WGS84 degrees, null if unknown. `source_ids`
-#: are the ids by which the sources know the place, its own first; `namesakes` is how many places share its name,
-#: limit and sample put aside (itself included; see places.names.key), `dictionary_word` whether the name is an English word.
+#: are the ids by which the sources know the place, its own first; `namesakes` is how many places share its name, limit
+#: and sample put aside (itself included; see places.names.key), `dictionary_word` whether the name is an English word.
 PLACES = pa.schema(
     [
         pa.field("place_id", pa.string()),
