@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 
+import pytest
 from pipeline_runs import command, rubbish, samples, tables
 from ray.cluster_utils import Cluster
+
+pytestmark = pytest.mark.ci
 
 
 def ended(words):

@@ -22,6 +22,8 @@ from retrieve.service import serve
 
 from geo_subset import pipeline, settings
 
+pytestmark = pytest.mark.ci
+
 PLACES, NUM_IMAGES = 160, 5
 #: Requests by which each backend may be tested before and while it is used: for its indices, and by a search.
 TESTS = 2

@@ -33,6 +33,7 @@ from geo_subset.settings import CaptionsSettings, Settings
 #: How many of a place's images there were before the cap: what balancing a training set needs.
 COUNTS = pa.schema([pa.field("place_id", pa.string()), pa.field("matches", pa.int64()), pa.field("rows", pa.int64())])
 _MAP, _COUNTS, _NAMES = "map", "counts", "names"
+_NOTHING = pa.RecordBatch.from_pydict({"url": [b""], "caption": [b""]}), files.Columns("url", "caption")
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def _read_files(settings: Settings, job: Job, found: list[InputFile]) -> Manifes
         counters.pop("places")
         records[_NAMES] = scan.record(_NAMES, [], counters)
         log.info("retrieve  %s names, %.0f MB on each node", f"{counters['names']:,}", compiled.bytes / 1e6)
+        # Made machine code here, functions need not be by every worker of this node at the same time.
+        Matcher(compiled, job.captions.min_confidence).match(*_NOTHING, Counter())
         with progress.track("captions", len(found), "files", len(found) - len(todo)) as advance:
             for outcome in cluster.run_tasks(_map, todo, (job, compiled), settings.cluster):
                 if outcome.error is None:

@@ -51,6 +51,7 @@ def places() -> pa.Table:
             "admin1": state,
             "country": "US",
             "population": people,
+            "alternate_names": [name.removesuffix(" City")] if name.endswith(" City") else [],
             "dictionary_word": name == "Mobile",
         }
         for name, state, people in CITIES

@@ -23,6 +23,8 @@ from geo_subset.errors import SettingsError, StageError
 from geo_subset.retrieve import stage
 from geo_subset.runfolder import StageFolder
 
+pytestmark = pytest.mark.ci
+
 
 def write_captions(folder: Path, files: int = 3, rows: int = 200) -> None:
     rng = random.Random(1)
@@ -113,7 +115,7 @@ def test_a_damaged_file_stops_the_stage_and_the_next_run_reads_only_that(ray_ses
 
 
 def test_a_path_without_files_is_told_before_anything_starts(tmp_path):
-    with pytest.raises(SettingsError, match="no metadata files there"):
+    with pytest.raises(SettingsError, match="there is no file that ends in"):
         stage.check(run_settings("r", retrieve={"strategy": "captions", "captions": {"path": str(tmp_path)}}))
 
 

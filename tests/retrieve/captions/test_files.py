@@ -92,7 +92,7 @@ def test_folders_and_globs(tmp_path):
 )
 def test_what_is_not_there_is_told(tmp_path, path):
     (tmp_path / "x.xlsx").write_bytes(b"x")
-    with pytest.raises(SettingsError, match=r"retrieve\.captions\.path = "):
+    with pytest.raises(SettingsError, match=r"retrieve\.captions\.path"):
         files.discover([path if "://" in path else str(tmp_path / path)])
 
 

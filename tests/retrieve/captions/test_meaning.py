@@ -9,6 +9,8 @@ from gazetteer import compiled, meanings
 from geo_subset.retrieve.captions import decide, features
 from geo_subset.retrieve.captions.matcher import Matcher
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def matcher() -> Matcher:
