@@ -65,13 +65,13 @@ class Run:
                 tar.addfile(info, io.BytesIO(body))
 
     def member(self, end: str, change: Callable[[bytes], bytes]) -> None:
-        """Changes the first member of the first shard whose name ends so."""
+        """Changes the largest member of the first shard whose name ends so: the world has images of one pixel, too."""
 
-        def first(members: list[tuple[str, bytes]]) -> None:
-            at = next(n for n, (name, _) in enumerate(members) if name.endswith(end))
+        def largest(members: list[tuple[str, bytes]]) -> None:
+            at = max((n for n, (name, _) in enumerate(members) if name.endswith(end)), key=lambda n: len(members[n][1]))
             members[at] = (members[at][0], change(members[at][1]))
 
-        self.rewrite(first)
+        self.rewrite(largest)
 
     def column(self, path: Path, name: str, change: Callable[[list[Any]], object]) -> None:
         """Changes the values of a column of a parquet file in place."""

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[3]
 SHARED = ROOT.parent / "shared" / "data"
 
 
+@pytest.mark.ci
 def test_labels_are_whole():
     spec = importlib.util.spec_from_file_location("laion_mentions", ROOT / "tests/retrieve/laion_mentions.py")
     assert spec is not None and spec.loader is not None
