@@ -6,7 +6,9 @@ source does not have is null throughout.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,6 +103,15 @@ def read_rows(file: pq.ParquetFile, start: int, stop: int, columns: list[str] | 
             groups.append(group)
         offset += rows
     return file.read_row_groups(groups, columns=columns).slice(start - first, stop - start)
+
+
+def ahead(tables: Iterator[pa.Table], number: int = 4) -> Iterator[pa.Table]:
+    """The same tables; up to `number` of them are made by another thread while one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(next, tables, None) for _ in range(number))
+        while (table := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, tables, None))
+            yield table
 
 
 def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:

@@ -123,7 +123,7 @@ _IN_ORDER = """
         short || CASE WHEN len(others) > 0 THEN
             list_filter(others, lambda other: other <> name AND NOT list_contains(short, other)) ELSE [] END
             AS alternate_names,
-        population::DOUBLE AS precedence,
+        NULL::DOUBLE AS confidence,
         CASE WHEN $merging AND alternatenames <> '' THEN split(alternatenames, ',') ELSE []::VARCHAR[] END AS known_as
     FROM told ORDER BY population DESC NULLS LAST, id, line
 """
