@@ -122,9 +122,10 @@ class _Pairs:
         import torch
 
         query, row, score = (torch.cat([held[i] for held in self._held]) for i in range(3))
-        for key, falling in ((row, False), (score, True), (query, False)):
-            order = torch.sort(key, stable=True, descending=falling).indices
-            query, row, score = query[order], row[order], score[order]
+        order = torch.sort(row).indices
+        order = order[torch.sort(score[order], stable=True, descending=True).indices]
+        order = order[torch.sort(query[order], stable=True).indices]
+        query, row, score = query[order], row[order], score[order]
         counts = torch.bincount(query, minlength=self._queries)
         starts = torch.cumsum(counts, 0) - counts
         rank = torch.arange(len(query), device=self._device) - starts[query]
