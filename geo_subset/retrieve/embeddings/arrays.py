@@ -15,6 +15,7 @@ from typing import IO, Any
 import fsspec
 import numpy as np
 import numpy.typing as npt
+from fsspec.implementations.local import LocalFileSystem
 
 from geo_subset.errors import SettingsError
 
@@ -36,10 +37,12 @@ class Matrix:
 
 
 @contextlib.contextmanager
-def _opened(url: str) -> Iterator[IO[bytes]]:
+def _opened(url: str, ahead: int) -> Iterator[IO[bytes]]:
+    """A file; over a network `ahead` bytes more are read than asked for, in case they are next."""
     try:
-        # Ranges are read in large pieces: what a read-ahead would fetch besides is not asked for.
-        with fsspec.open(url, "rb", **({"cache_type": "none"} if "://" in url else {})) as stream:
+        fs, path = fsspec.core.url_to_fs(url)
+        cache = {"cache_type": "readahead", "block_size": ahead} if ahead else {"cache_type": "none"}
+        with fs.open(path, "rb", **({} if isinstance(fs, LocalFileSystem) else cache)) as stream:
             yield stream
     except SettingsError:
         raise
@@ -55,7 +58,7 @@ def describe(url: str, size: int, columns: int | None) -> Matrix:
     """
     if size == 0:
         raise SettingsError(f"{url} is empty: make it again")
-    with _opened(url) as stream:
+    with _opened(url, _HEADER) as stream:
         if not url.lower().endswith(".npz"):
             matrix = _header(stream, url, "")
             whole = matrix.offset + matrix.rows * matrix.columns * np.dtype(matrix.dtype).itemsize
@@ -142,6 +145,8 @@ def take(matrix: Matrix, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating
 
 _PIECE = 16 << 20
 """Bytes read at a time."""
+_HEADER, _ZIPPED = 1 << 16, 4 << 20
+"""Bytes that are read ahead where small pieces are asked for: a header, what zipfile unpacks."""
 _NEAR = 64
 """Rows between two wanted ones that are rather read than left out: a range costs more than what lies between."""
 
@@ -149,7 +154,7 @@ _NEAR = 64
 @contextlib.contextmanager
 def _data(matrix: Matrix) -> Iterator[IO[bytes]]:
     with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(_opened(matrix.url))
+        stream = stack.enter_context(_opened(matrix.url, _ZIPPED if matrix.member else 0))
         if matrix.member:
             archive = stack.enter_context(_archive(stream, matrix.url))
             stream = stack.enter_context(archive.open(matrix.member))
