@@ -56,6 +56,12 @@ class Job:
     units: int = 0
     rows: int = 0
     """Of all sources."""
+    chunk: int = 0
+    """Places whose vectors are made by one task."""
+    range_rows: int = 0
+    """Rows of a range, which is what a unit has of them."""
+    block_rows: int = 0
+    """Rows that are in memory at a time."""
     half: bool = False
     """Whether vectors are float16 in all sources."""
 
@@ -72,13 +78,13 @@ class Job:
 
     @property
     def ranges(self) -> int:
-        return -(-self.rows // plan.unit_rows(self.rows))
+        return -(-self.rows // self.range_rows)
 
 
 def encode(start: int, job: Job) -> Record:
     """Task: the vectors of the places from `start` on."""
-    stop = min(job.places, start + plan.ENCODE_PLACES)
-    folder, unit = job.beside("texts"), f"texts-{start // plan.ENCODE_PLACES:06d}"
+    stop = min(job.places, start + job.chunk)
+    folder, unit = job.beside("texts"), f"texts-{start // job.chunk:06d}"
     if job.embeddings.query_vectors is not None:
         raw = texts.read_file(job.embeddings.query_vectors, start, stop)
         found = vectors.prepare(raw)
@@ -98,7 +104,7 @@ def encode(start: int, job: Job) -> Record:
 
 def _queries(job: Job, start: int, stop: int) -> Floats:
     """The places' vectors, padded, as `encode` left them."""
-    folder, size = job.beside("texts"), plan.ENCODE_PLACES
+    folder, size = job.beside("texts"), job.chunk
     out = np.zeros((stop - start, vectors.padded(job.columns)), np.float32)
     for chunk in range(start // size, -(-stop // size)):
         with folder.open(f"texts-{chunk:06d}-{folder.tag}.npy") as stream:
@@ -112,7 +118,7 @@ def _queries(job: Job, start: int, stop: int) -> Floats:
 def find(unit: Unit, job: Job, given: Sequence[Source]) -> Record:
     """Task: the best rows of a unit for each of its places."""
     counters: Counter[str] = Counter()
-    blocks = _blocks(unit.pieces, given, job.columns, counters)
+    blocks = _blocks(unit.pieces, given, job, counters)
     found = choice.nearest(job.choice, _queries(job, unit.start, unit.stop), blocks, job.k)
     if unit.start:  # its rows are counted with those of the first places
         counters.clear()
@@ -124,11 +130,11 @@ def find(unit: Unit, job: Job, given: Sequence[Source]) -> Record:
 
 
 def _blocks(
-    pieces: Sequence[Piece], given: Sequence[Source], columns: int, counters: Counter[str]
+    pieces: Sequence[Piece], given: Sequence[Source], job: Job, counters: Counter[str]
 ) -> Iterator[search.Block]:
     """A unit's rows, prepared and counted; what comes next is read while a block is in work."""
-    rows = plan.block_rows(columns)
-    out = np.empty((rows, vectors.padded(columns)), np.float32)
+    rows = job.block_rows
+    out = np.empty((rows, vectors.padded(job.columns)), np.float32)
     raw = (
         (piece, start, array)
         for piece in pieces
@@ -164,8 +170,9 @@ def rank(partition: int, job: Job) -> Record:
     rank_of = np.arange(len(place)) - np.searchsorted(place, place, side="left")
     kept = order[rank_of < job.k]
     counters["candidates_of_other_units"] = len(order) - len(kept)
-    size = plan.unit_rows(job.rows)
-    return _write(job, "best", f"best-{partition:06d}", table.take(pa.array(kept)), row[kept] // size, counters)
+    return _write(
+        job, "best", f"best-{partition:06d}", table.take(pa.array(kept)), row[kept] // job.range_rows, counters
+    )
 
 
 def look_up(index: int, job: Job, given: Sequence[Source]) -> Record:

@@ -67,10 +67,10 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     picked = choice.choose(
         embeddings.device, embeddings.dtype, cluster.gpu_count(), choice.processor_has_bfloat16()
     )  # fmt: skip
-    job = Job(folder, embeddings, picked, settings.retrieve.num_images, places)
+    job = Job(folder, embeddings, picked, settings.retrieve.num_images, places, chunk=plan.ENCODE_PLACES)
     pairs = sources.discover(embeddings.path)
     found = sources.describe_all(pairs, columns) if columns is not None else None
-    encoded = _pass(settings, job, "texts", passes.encode, list(range(0, places, plan.ENCODE_PLACES)), "texts")
+    encoded = _pass(settings, job, "texts", passes.encode, list(range(0, places, job.chunk)), "texts")
     columns = int(encoded.units[0].extra["columns"])
     found = found or sources.describe_all(pairs, columns)
     job, units = _planned(job, columns, found)
@@ -107,8 +107,15 @@ def _planned(job: Job, columns: int, found: Sequence[Source]) -> tuple[Job, list
     width = (2 if half else 4) * columns if job.embeddings.deduplicate else 0
     number = plan.partitions(units, job.places, job.k, sum(rows), width)
     planned = dataclasses.replace(
-        job, columns=columns, partitions=number, units=len(units), rows=sum(rows), half=half
-    )  # fmt: skip
+        job,
+        columns=columns,
+        partitions=number,
+        units=len(units),
+        rows=sum(rows),
+        half=half,
+        range_rows=plan.unit_rows(sum(rows)),
+        block_rows=plan.block_rows(columns),
+    )
     return planned, units
 
 
@@ -126,7 +133,7 @@ def _pass(
     if (manifest := folder.finished()) is not None:
         return manifest
     records = folder.start(len(units))
-    left = [unit for unit in units if _name(stage, unit) not in records]
+    left = [unit for unit in units if _name(stage, unit, job) not in records]
     errors: list[str] = []
     gpus = 1.0 if job.choice.device == "cuda" and stage in ("scan", "texts") else 0.0
     arguments = (job,) if found is None else (job, found)
@@ -146,10 +153,10 @@ def _pass(
     return folder.finish(records.values(), 0.0)
 
 
-def _name(stage: str, unit: Any) -> str:
+def _name(stage: str, unit: Any, job: Job) -> str:
     if isinstance(unit, plan.Unit):
         return unit.name
-    return f"{stage}-{unit // plan.ENCODE_PLACES if stage == 'texts' else unit:06d}"
+    return f"{stage}-{unit // job.chunk if stage == 'texts' else unit:06d}"
 
 
 def describe(manifest: Manifest) -> str:
