@@ -3,7 +3,7 @@
 Counters add up: vectors are the rows of the files; of them vectors_zero, vectors_not_finite and vectors_without_url are
 not searched, vectors_normalised are searched but were not of length 1. candidates = candidates_of_other_units + rows +
 matches_near_duplicate + matches_same_url + matches_over_num_images. images_not_refilled are missing from the
-places_not_refilled, whose candidates were used up though there are more images.
+places_not_refilled, whose candidates were used up though there are more images. operations are those of the product.
 """
 
 from __future__ import annotations
@@ -92,7 +92,12 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
             records[outcome.result.unit] = outcome.result
             advance(1)
     ranked = job.beside("best").manifest()
-    counters = {"places": places, **read, **(ranked.counters if ranked else {})}
+    counters = {
+        "places": places,
+        "operations": 2 * places * job.rows * columns,
+        **read,
+        **(ranked.counters if ranked else {}),
+    }
     manifest = folder.finish(records.values(), time.monotonic() - started, counters)
     job.beside("scan").remove()
     return manifest

@@ -1,0 +1,54 @@
+"""How much work a search will be, from the sizes of its files and the header of the first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geo_subset.retrieve.embeddings import plan, sources, texts
+from geo_subset.settings import EmbeddingsSettings
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`rows` is exact where all files are .npy, else an estimate by bytes; sizes are in bytes."""
+
+    files: int
+    bytes: int
+    rows: int
+    columns: int
+    k: int
+    groups: int
+    units: int
+    range_rows: int
+    memory: int
+    scratch: int
+
+
+def of(embeddings: EmbeddingsSettings, num_images: int, places: int) -> Workload:
+    """Raises SettingsError if the files are not there or the first cannot be read."""
+    pairs = sources.discover(embeddings.path)
+    known = texts.describe_file(embeddings.query_vectors).columns if embeddings.query_vectors else None
+    first = sources.describe(pairs[0], known)
+    size = sum((pair.vectors or pair.metadata).bytes for pair in pairs)
+    own = (pairs[0].vectors or pairs[0].metadata).bytes
+    rows = round(size * first.rows / own)
+    k, columns = plan.candidates(num_images, embeddings.deduplicate), first.columns
+    units = plan.units([rows], places, k, columns)
+    ranges = len(plan.ranges([rows]))
+    groups = len(units) // max(1, ranges)
+    group = -(-places // max(1, groups))
+    block = plan.block_rows(columns) * columns * (4 + 2 * 4)  # as float32, as it was read, and what is read ahead
+    return Workload(
+        files=len(pairs),
+        bytes=size,
+        rows=rows,
+        columns=columns,
+        k=k,
+        groups=groups,
+        units=len(units),
+        range_rows=plan.unit_rows(rows),
+        memory=block + group * plan.place_bytes(k, columns),
+        scratch=places
+        * sum(min(k, sum(p.stop - p.start for p in unit)) for unit in plan.ranges([rows]))
+        * plan.CANDIDATE_BYTES,
+    )
