@@ -42,7 +42,6 @@ def nearest(queries: Floats, blocks: Iterable[Block], k: int, device: str, dtype
     exact_queries = torch.from_numpy(queries).to(device)
     operand = exact_queries.to(kind)
     query_residual = _residual(exact_queries, operand)
-    query_norm = search.norm(queries)
     rounding = 0.0 if _sums_in_float32(device, kind) else float(torch.finfo(kind).eps) / 2
     floor = torch.full((count,), -torch.inf, device=device)
     memory = _memory(device)
@@ -51,7 +50,7 @@ def nearest(queries: Floats, blocks: Iterable[Block], k: int, device: str, dtype
     unknown = True  # whether some query has no floor yet
     for first, vectors, usable in _on_device(blocks, device):
         rows = vectors.to(kind)
-        e = search.error(width, query_norm, query_residual, _norm(vectors), _residual(vectors, rows))
+        e = search.error(width, query_residual, _residual(vectors, rows))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             scores = _product(operand, rows[part], kind).masked_fill_(~usable[part], -torch.inf)
@@ -208,10 +207,6 @@ def _bound_of_tile(scores: Any, k: int, e: float, rounding: float) -> Any:
         return torch.full((scores.shape[0],), -torch.inf, device=scores.device)
     kth = torch.topk(scores, k, dim=1, sorted=False).values.amin(1)
     return kth - 2 * _margin(kth, e, rounding)
-
-
-def _norm(vectors: Any) -> float:
-    return float(vectors.double().norm(dim=1).max()) if len(vectors) else 0.0
 
 
 def _residual(vectors: Any, operand: Any) -> float:

@@ -18,6 +18,7 @@ NORM_TOLERANCE = 1e-3
 #: What `prepare` says of a row.
 GOOD, NORMALISED, ZERO, NOT_FINITE = range(4)
 
+_ROWS = 512  # of a tile that is scored exactly: they stay in cache
 _CHUNK = 128  # scores looked at together: one comparison of a vector register after another, without a branch
 
 
@@ -119,14 +120,11 @@ def kth_largest(values, count, k):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def settle(  # type: ignore[no-untyped-def]
-    query, vectors, first, best_s, best_r, held, new_s, new_r, fill, scores, work
-):
-    """Scores the `fill` new rows of one query exactly and keeps the k best of them and of the `held` ones before.
+def settle(best_s, best_r, held, new_s, new_r, fill, scores):  # type: ignore[no-untyped-def]
+    """Keeps the k best of the `held` rows of a query and of the `fill` new ones, all with exact scores.
 
-    `vectors` (n, d) are the block's rows, of which `first` is the number of the first. Lists are by row, and of equal
-    scores the first stay. Returns how many are held and the score that a later row has to exceed. `new_s` and
-    `scores` are overwritten.
+    Lists are by row, and of equal scores the first stay. Returns how many are held and the score that a later row has
+    to exceed. `new_s`, `new_r` and `scores` are overwritten.
     """
     k = len(best_s)
     floor = np.float32(-np.inf)
@@ -136,9 +134,8 @@ def settle(  # type: ignore[no-untyped-def]
             floor = min(floor, best_s[i])
     count = 0
     for i in range(fill):
-        score = np.float32(tree_dot(query, vectors[new_r[i] - first], work))
-        if score > floor:
-            new_s[count], new_r[count] = score, new_r[i]
+        if new_s[i] > floor:
+            new_s[count], new_r[count] = new_s[i], new_r[i]
             count += 1
     if held + count > k:
         for i in range(held):
@@ -238,10 +235,10 @@ def collect(  # type: ignore[no-untyped-def]
                             best_s[q], held[q], least, new_s[q], new_r[q], count, scores, error, rounding
                         )
                         if count > capacity - capacity // 4:  # too many are as good as one another
-                            held[q], floor = settle(
-                                queries[q], vectors, first, best_s[q], best_r[q], held[q], new_s[q], new_r[q], count,
-                                scores, work,
-                            )  # fmt: skip
+                            for n in range(count):
+                                vector = vectors[new_r[q, n] - first]
+                                new_s[q, n] = np.float32(tree_dot(queries[q], vector, work))
+                            held[q], floor = settle(best_s[q], best_r[q], held[q], new_s[q], new_r[q], count, scores)
                             count, least = 0, max(least, bound(floor, error, rounding))
                         if part[i] < least:
                             continue
@@ -254,14 +251,25 @@ def collect(  # type: ignore[no-untyped-def]
 
 @_compiled
 def close(  # type: ignore[no-untyped-def]
-    first, queries, vectors, error, rounding, best_s, best_r, held, floor, new_s, new_r, fill, lower, scores, work
+    first, queries, vectors, error, rounding, best_s, best_r, held, floor, new_s, new_r, fill, lower, scores, at, work
 ):
-    """Ends a block: what has come is scored exactly, and `floor` is the k-th best exact score from now on."""
+    """Ends a block: what has come is scored exactly, and `floor` is the k-th best exact score from now on.
+
+    Scoring goes by tiles of rows, so that a row is fetched from memory once for all queries. `at` is int64 (queries,).
+    """
     for q in range(queries.shape[0]):
-        count, _ = _make_room(best_s[q], held[q], lower[q], new_s[q], new_r[q], fill[q], scores, error, rounding)
-        held[q], floor[q] = settle(
-            queries[q], vectors, first, best_s[q], best_r[q], held[q], new_s[q], new_r[q], count, scores, work
-        )
+        fill[q], _ = _make_room(best_s[q], held[q], lower[q], new_s[q], new_r[q], fill[q], scores, error, rounding)
+        at[q] = 0
+    for start in range(0, vectors.shape[0], _ROWS):
+        stop = first + start + _ROWS
+        for q in range(queries.shape[0]):
+            i = at[q]
+            while i < fill[q] and new_r[q, i] < stop:
+                new_s[q, i] = np.float32(tree_dot(queries[q], vectors[new_r[q, i] - first], work))
+                i += 1
+            at[q] = i
+    for q in range(queries.shape[0]):
+        held[q], floor[q] = settle(best_s[q], best_r[q], held[q], new_s[q], new_r[q], fill[q], scores)
         fill[q] = 0
 
 

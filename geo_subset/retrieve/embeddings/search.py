@@ -12,11 +12,11 @@ scores of at least A, their exact ones are at least A - e, so the k-th best exac
 a >= A - 2e. Only rows below these bounds are dropped without an exact score.
 
 What e is. A product of operands rounded to q' = q + dq, x' = x + dx and added up in float32 differs from q.x by at most
-|dq| |x| + |q'| |dx| (Cauchy-Schwarz, with norms measured on the very vectors: 0.004 in all for bfloat16, nothing for
-float32), and by the rounding of the sum itself, gamma |q'| |x'| with gamma = d u / (1 - d u), u = 2**-24, in whatever
-order it is added (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). Where the product
-comes out as bfloat16, 2**-8 of the score is added. So the bound rests on no measurement of errors (the largest seen
-with bfloat16 was 0.0022).
+|dq| |x| + |q'| |dx| (Cauchy-Schwarz; |dq| and |dx| are measured on the very vectors: 0.004 in all for bfloat16, nothing
+for float32), and by the rounding of the sum itself, gamma |q'| |x'| with gamma = d u / (1 - d u), u = 2**-24, in
+whatever order it is added (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). Where the
+product comes out as bfloat16, 2**-8 of the score is added. So the bound rests on no measurement of errors (the largest
+seen with bfloat16 was 0.0022).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from geo_subset.retrieve.embeddings.vectors import Floats
 
 #: Queries and rows of a tile: 4 MB of float32 scores, and operands that stay in a core's cache.
 TILE = (1024, 1024)
+#: The largest norm that a prepared vector can have.
+_NORM = 1 + kernels.NORM_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def _single(queries: Any, rows: Any, out: Floats) -> None:
 SINGLE = Product("numpy float32", lambda vectors: vectors, _single, lambda _vectors, _operand: 0.0)
 
 
-def error(width: int, query_norm: float, query_residual: float, row_norm: float, row_residual: float) -> float:
-    """e of the module's docstring, but for the rounding of the result. Of norms and residuals the largest."""
+def error(width: int, query_residual: float, row_residual: float) -> float:
+    """e of the module's docstring, but for the rounding of the result, for vectors as `vectors.prepare` leaves them."""
     gamma = width * 2.0**-24 / (1 - width * 2.0**-24)
-    rounded = (query_norm + query_residual) * (row_norm + row_residual)
-    return query_residual * row_norm + (query_norm + query_residual) * row_residual + gamma * rounded
+    query, row = _NORM + query_residual, _NORM + row_residual
+    return query_residual * _NORM + query * row_residual + gamma * query * row
 
 
 def norm(vectors: Floats) -> float:
@@ -98,12 +100,12 @@ def nearest(queries: Floats, blocks: Iterable[Block], k: int, product: Product =
     group = min(TILE[0], max(1, count))
     new_s, new_r = np.empty((group, capacity), np.float32), np.empty((group, capacity), np.int64)
     scores = np.empty(k + capacity, np.float32)
-    work, tile = np.empty(width // 2), np.empty(group * TILE[1], np.float32)
+    at, work, tile = np.empty(group, np.int64), np.empty(width // 2), np.empty(group * TILE[1], np.float32)
     operand = product.operand(queries)
-    of_queries = norm(queries), product.residual(queries, operand)
+    residual = product.residual(queries, operand)
     for block in blocks:
         vectors = product.operand(block.vectors)
-        e = error(width, *of_queries, norm(block.vectors), product.residual(block.vectors, vectors))
+        e = error(width, residual, product.residual(block.vectors, vectors))
         for start in range(0, count, group):
             part = slice(start, min(count, start + group))
             size = part.stop - part.start
@@ -120,7 +122,7 @@ def nearest(queries: Floats, blocks: Iterable[Block], k: int, product: Product =
                 )  # fmt: skip
             kernels.close(
                 block.first, queries[part], block.vectors, e, product.rounding,
-                *best, floor[part], new_s, new_r, fill, lower, scores, work,
+                *best, floor[part], new_s, new_r, fill, lower, scores, at, work,
             )  # fmt: skip
     return in_order(state)
 
