@@ -92,14 +92,16 @@ def test_of_datacomp_the_member_that_is_as_long_as_the_places_vectors(tmp_path, 
 def test_a_column_of_vectors(tmp_path, fixed, kind):
     held = rows(50).astype(np.float16)
     listed = pa.list_(kind, 24) if fixed else pa.list_(kind)
-    column = pa.array([None if n == 3 else line for n, line in enumerate(held.astype(kind.to_pandas_dtype()))], listed)
+    null = () if fixed else (3,)  # older Arrow writes no nulls among lists of fixed size
+    lines = enumerate(held.astype(kind.to_pandas_dtype()))
+    column = pa.array([None if n in null else line for n, line in lines], listed)
     tags = pa.array([[0.5]] * 50)
     pq.write_table(metadata(0, 50, embedding=column, tags=tags), tmp_path / "a.parquet", row_group_size=20)
     (source,) = described(str(tmp_path / "a.parquet"), 24)
     found = all_of(source)
     assert found.dtype == (np.float16 if kind == pa.float16() else np.float32)
-    assert np.isnan(found[3]).all()
-    others = np.arange(50) != 3
+    others = ~np.isin(np.arange(50), null)
+    assert np.isnan(found[~others]).all()
     assert np.array_equal(found[others], held[others].astype(found.dtype))
     assert np.array_equal(np.concatenate(list(sources.read(source, 17, 43, 7))), found[17:43], equal_nan=True)
     assert np.array_equal(sources.take(source, np.array([2, 21, 49])), found[[2, 21, 49]])
