@@ -19,7 +19,7 @@ NORM_TOLERANCE = 1e-3
 GOOD, NORMALISED, ZERO, NOT_FINITE = range(4)
 
 _ROWS = 512  # of a tile that is scored exactly: they stay in cache
-_CHUNK = 128  # scores looked at together: one comparison of a vector register after another, without a branch
+_CHUNK = 32  # scores looked at together: one comparison of a vector register after another, without a branch
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,13 +20,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from geo_subset import shuffle, tables
 from geo_subset.errors import SettingsError
 from geo_subset.manifests import Record
 from geo_subset.retrieve.captions.plan import partition_of, places_of
-from geo_subset.retrieve.embeddings import choice, duplicates, kernels, metadata, plan, search, sources, texts, vectors
+from geo_subset.retrieve.embeddings import (
+    choice,
+    duplicates,
+    index,
+    kernels,
+    metadata,
+    plan,
+    search,
+    sources,
+    texts,
+    vectors,
+)
 from geo_subset.retrieve.embeddings.choice import Choice
 from geo_subset.retrieve.embeddings.plan import Piece, Unit
 from geo_subset.retrieve.embeddings.sources import Source
@@ -62,6 +74,8 @@ class Job:
     """Rows of a range, which is what a unit has of them."""
     block_rows: int = 0
     """Rows that are in memory at a time."""
+    index: str = ""
+    """An index to be asked instead of searching vectors."""
     half: bool = False
     """Whether vectors are float16 in all sources."""
 
@@ -118,8 +132,12 @@ def _queries(job: Job, start: int, stop: int) -> Floats:
 def find(unit: Unit, job: Job, given: Sequence[Source]) -> Record:
     """Task: the best rows of a unit for each of its places."""
     counters: Counter[str] = Counter()
-    blocks = _blocks(unit.pieces, given, job, counters)
-    found = choice.nearest(job.choice, _queries(job, unit.start, unit.stop), blocks, job.k)
+    queries = _queries(job, unit.start, unit.stop)
+    if job.index:
+        found = index.nearest(job.index, queries, job.columns, job.k)
+        counters["vectors"] = job.rows
+    else:
+        found = choice.nearest(job.choice, queries, _blocks(unit.pieces, given, job, counters), job.k)
     if unit.start:  # its rows are counted with those of the first places
         counters.clear()
     held = np.arange(job.k) < found.held[:, None]
@@ -175,23 +193,24 @@ def rank(partition: int, job: Job) -> Record:
     )
 
 
-def look_up(index: int, job: Job, given: Sequence[Source]) -> Record:
+def look_up(number: int, job: Job, given: Sequence[Source]) -> Record:
     """Task: what is known of the rows of a range that are among the best, for each partition of places."""
     wanted = [
         (partition, np.unique(part["row"].to_numpy()))
         for partition in range(job.partitions)
-        for part in _parts(job, "best", "best", 1, index, partition)
+        for part in _parts(job, "best", "best", 1, number, partition)
     ]
     rows = np.unique(np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in wanted)]))
     firsts = np.array([source.first for source in given])
     source_of = np.searchsorted(firsts, rows, side="right") - 1
     found = [_row_schema(job).empty_table()]
-    for number in np.unique(source_of):
-        source = given[number]
-        inside = rows[source_of == number]
+    for each in np.unique(source_of):
+        source = given[each]
+        inside = rows[source_of == each]
         table = metadata.take(source.metadata, inside - source.first).add_column(0, "row", pa.array(inside))
         if job.embeddings.deduplicate:
-            held = sources.take(source, inside - source.first).astype(job.dtype, copy=False)
+            held = index.take(job.index, inside) if job.index else sources.take(source, inside - source.first)
+            held = held.astype(job.dtype, copy=False)
             width = held.shape[1] * held.itemsize
             data = [None, pa.py_buffer(np.ascontiguousarray(held))]
             table = table.append_column(
@@ -199,12 +218,12 @@ def look_up(index: int, job: Job, given: Sequence[Source]) -> Record:
             )
         found.append(table.cast(_row_schema(job)))
     known = pa.concat_tables(found).combine_chunks()
-    folder, name = job.beside("rows"), f"rows-{index:06d}-{job.folder.tag}.parquet"
+    folder, name = job.beside("rows"), f"rows-{number:06d}-{job.folder.tag}.parquet"
     groups = (known.take(pa.array(np.searchsorted(rows, some))) for _, some in wanted)
     with folder.writing(name) as path:
-        shuffle.write_groups(groups, [number for number, _ in wanted], known.schema, path)
+        shuffle.write_groups(groups, [partition for partition, _ in wanted], known.schema, path)
         entry = folder.entry(path, name, sum(len(some) for _, some in wanted))
-    return folder.record(f"rows-{index:06d}", [entry], {})
+    return folder.record(f"rows-{number:06d}", [entry], {})
 
 
 def _row_schema(job: Job) -> pa.Schema:
@@ -223,7 +242,7 @@ def assemble(partition: int, job: Job) -> Record:
     start, stop = places_of(partition, job.places, job.partitions)
     with StageFolder(job.folder.run_url, "places").open("places.parquet") as stream:
         ids = tables.read_rows(pq.ParquetFile(stream), start, stop, ["place_id"])["place_id"].combine_chunks()
-    parts = [part for index in range(job.ranges) for part in _parts(job, "best", "best", 1, index, partition)]
+    parts = [part for each in range(job.ranges) for part in _parts(job, "best", "best", 1, each, partition)]
     best = pa.concat_tables([FOUND.empty_table(), *parts]).combine_chunks()
     place, row, similarity = (best[name].to_numpy() for name in FOUND.names)
     order = np.lexsort((row, -similarity, place))
@@ -233,14 +252,18 @@ def assemble(partition: int, job: Job) -> Record:
     where = np.searchsorted(known["row"].to_numpy(), row[order])  # ranges come in order, so its rows ascend
     edges = np.searchsorted(place[order], np.arange(start, stop + 1))
     counters["places_with_images"] = int(np.count_nonzero(np.diff(edges)))
-    number = known["url"].combine_chunks().dictionary_encode().indices.to_numpy()
+    urls = known["url"].combine_chunks()
+    number = urls.dictionary_encode().indices.fill_null(-1).to_numpy()
+    with_url = pc.fill_null(pc.greater(pc.binary_length(urls), 0), False).to_numpy(zero_copy_only=False)
 
     def matches() -> Iterator[pa.Table]:
         for first in range(0, stop - start, _PLACES):
             kept, ranks, ordinals = [], [], []
             for each in range(first, min(stop - start, first + _PLACES)):
-                inside = slice(edges[each], edges[each + 1])
-                stays = _stays(job, known, where[inside], number, counters)
+                inside = where[edges[each] : edges[each + 1]]
+                there = np.flatnonzero(with_url[inside])  # all of them, but where an index was asked
+                counters["matches_without_url"] += len(inside) - len(there)
+                stays = there[_stays(job, known, inside[there], number, counters)]
                 kept.append(np.arange(edges[each], edges[each + 1])[stays])
                 ranks.append(np.arange(len(stays)))
                 ordinals.append(np.full(len(stays), each))
@@ -297,8 +320,8 @@ def _write(
 
 def _parts(job: Job, stage: str, prefix: str, files: int, partition: int, first: int = 0) -> Iterator[pa.Table]:
     folder = job.beside(stage)
-    for index in range(first, first + files):
-        with folder.open(f"{prefix}-{index:06d}-{folder.tag}.parquet") as stream:
+    for number in range(first, first + files):
+        with folder.open(f"{prefix}-{number:06d}-{folder.tag}.parquet") as stream:
             yield from shuffle.read_partition([stream], partition)
 
 

@@ -94,12 +94,13 @@ def places_per_group(k: int, columns: int) -> int:
     return max(1, GROUP_BYTES // place_bytes(k, columns))
 
 
-def units(rows: Sequence[int], places: int, k: int, columns: int) -> list[Unit]:
-    """All units: every range of rows for every group of places. Places come in groups as even as can be."""
+def units(rows: Sequence[int], places: int, k: int, columns: int, whole: bool = False) -> list[Unit]:
+    """All units: every range of rows (`whole`: all rows) for every group of places, groups as even as can be."""
     groups = max(1, math.ceil(places / places_per_group(k, columns)))
     edges = [places * group // groups for group in range(groups + 1)]
     found: list[Unit] = []
-    for pieces in ranges(rows):
+    every = tuple(Piece(source, 0, count) for source, count in enumerate(rows))
+    for pieces in [every] if whole else ranges(rows):
         for start, stop in itertools.pairwise(edges):
             found.append(Unit(len(found), pieces, start, stop))
     return found

@@ -2,8 +2,9 @@
 
 Counters add up: vectors are the rows of the files; of them vectors_zero, vectors_not_finite and vectors_without_url are
 not searched, vectors_normalised are searched but were not of length 1. candidates = candidates_of_other_units + rows +
-matches_near_duplicate + matches_same_url + matches_over_num_images. images_not_refilled are missing from the
-places_not_refilled, whose candidates were used up though there are more images. operations are those of the product.
+matches_near_duplicate + matches_same_url + matches_over_num_images + matches_without_url (of an index).
+images_not_refilled are missing from the places_not_refilled, whose candidates were used up before all images were.
+operations are those of the product.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from geo_subset import cluster, progress
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.progress import log
-from geo_subset.retrieve.embeddings import choice, passes, plan, sources, texts
+from geo_subset.retrieve.embeddings import choice, index, passes, plan, sources, texts
 from geo_subset.retrieve.embeddings.passes import Job
 from geo_subset.retrieve.embeddings.sources import Source
 from geo_subset.runfolder import StageFolder
@@ -28,8 +29,12 @@ def content(settings: Settings) -> Any:
     """What decides the matches: settings, and the files by name, size and version; not their many bytes. On what the
     search runs does not."""
     embeddings = settings.retrieve.embeddings
-    pairs = sources.discover(embeddings.path)
-    files = [file for pair in pairs for file in (pair.vectors, pair.metadata) if file]
+    approximate = index.found(embeddings.path)
+    if approximate:
+        files = [approximate, *index.discover(embeddings.path[0])]
+    else:
+        pairs = sources.discover(embeddings.path)
+        files = [file for pair in pairs for file in (pair.vectors, pair.metadata) if file]
     if embeddings.query_vectors is not None:
         files.append(texts.find_file(embeddings.query_vectors))
     return {
@@ -44,9 +49,12 @@ def check(settings: Settings) -> None:
     """Raises SettingsError: there is nothing to search, the places' vectors are not as long as the others, or the model
     or the device is not there. Headers of the first pair of files are looked at, those of all before the search."""
     embeddings = settings.retrieve.embeddings
-    pairs = sources.discover(embeddings.path)
     choice.choose(embeddings.device, embeddings.dtype, float("inf"), bfloat16=False)
-    sources.describe(pairs[0], _columns(embeddings))
+    columns = _columns(embeddings)
+    if index.found(embeddings.path):
+        index.discover(embeddings.path[0])
+    else:
+        sources.describe(sources.discover(embeddings.path)[0], columns)
 
 
 def _columns(embeddings: EmbeddingsSettings) -> int | None:
@@ -67,13 +75,21 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     picked = choice.choose(
         embeddings.device, embeddings.dtype, cluster.gpu_count(), choice.processor_has_bfloat16()
     )  # fmt: skip
-    job = Job(folder, embeddings, picked, settings.retrieve.num_images, places, chunk=plan.ENCODE_PLACES)
-    pairs = sources.discover(embeddings.path)
-    found = sources.describe_all(pairs, columns) if columns is not None else None
+    approximate = index.found(embeddings.path)
+    job = Job(
+        folder, embeddings, picked, settings.retrieve.num_images, places, chunk=plan.ENCODE_PLACES,
+        index=approximate.url if approximate else "",
+    )  # fmt: skip
+    found = _sources(job, columns) if columns is not None else None
     encoded = _pass(settings, job, "texts", passes.encode, list(range(0, places, job.chunk)), "texts")
     columns = int(encoded.units[0].extra["columns"])
-    found = found or sources.describe_all(pairs, columns)
+    found = found or _sources(job, columns)
     job, units = _planned(job, columns, found)
+    if job.index:
+        log.warning(
+            "retrieve  %s is asked: an index misses some of the nearest images, and its similarities are approximate",
+            job.index,
+        )
     log.info(
         "retrieve  %s vectors of %s numbers for %s places, the best %s of each: %s units, on %s in %s (%s)",
         f"{job.rows:,}", columns, f"{places:,}", f"{job.k:,}", len(units), picked.device, picked.dtype, picked.why,
@@ -103,11 +119,18 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     return manifest
 
 
+def _sources(job: Job, columns: int | None) -> list[Source]:
+    path = job.embeddings.path
+    if job.index:
+        return index.describe(job.index, index.discover(path[0]), columns)
+    return sources.describe_all(sources.discover(path), columns)
+
+
 def _planned(job: Job, columns: int, found: Sequence[Source]) -> tuple[Job, list[plan.Unit]]:
     rows = [source.rows for source in found]
     if not sum(rows):
         raise SettingsError(f"{sources.KEY}: the files hold no rows")
-    units = plan.units(rows, job.places, job.k, columns)
+    units = plan.units(rows, job.places, job.k, columns, whole=bool(job.index))
     half = all(source.is_half for source in found if source.rows)
     width = (2 if half else 4) * columns if job.embeddings.deduplicate else 0
     number = plan.partitions(units, job.places, job.k, sum(rows), width)

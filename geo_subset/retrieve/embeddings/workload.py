@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geo_subset.retrieve.embeddings import plan, sources, texts
+from geo_subset.retrieve.embeddings import index, plan, sources, texts
 from geo_subset.settings import EmbeddingsSettings
 
 
@@ -26,20 +26,26 @@ class Workload:
 
 def of(embeddings: EmbeddingsSettings, num_images: int, places: int) -> Workload:
     """Raises SettingsError if the files are not there or the first cannot be read."""
-    pairs = sources.discover(embeddings.path)
     known = texts.describe_file(embeddings.query_vectors).columns if embeddings.query_vectors else None
-    first = sources.describe(pairs[0], known)
-    size = sum((pair.vectors or pair.metadata).bytes for pair in pairs)
-    own = (pairs[0].vectors or pairs[0].metadata).bytes
-    rows = round(size * first.rows / own)
-    k, columns = plan.candidates(num_images, embeddings.deduplicate), first.columns
+    approximate = index.found(embeddings.path)
+    if approximate:
+        described = index.describe(approximate.url, index.discover(embeddings.path[0]), known)
+        files, size = len(described), approximate.bytes
+        rows, columns = sum(source.rows for source in described), described[0].columns
+    else:
+        pairs = sources.discover(embeddings.path)
+        first = sources.describe(pairs[0], known)
+        sizes = [(pair.vectors or pair.metadata).bytes for pair in pairs]
+        files, size = len(pairs), sum(sizes)
+        rows, columns = round(size * first.rows / sizes[0]), first.columns
+    k = plan.candidates(num_images, embeddings.deduplicate)
     units = plan.units([rows], places, k, columns)
     ranges = len(plan.ranges([rows]))
     groups = len(units) // max(1, ranges)
     group = -(-places // max(1, groups))
     block = plan.block_rows(columns) * columns * (4 + 2 * 4)  # as float32, as it was read, and what is read ahead
     return Workload(
-        files=len(pairs),
+        files=files,
         bytes=size,
         rows=rows,
         columns=columns,

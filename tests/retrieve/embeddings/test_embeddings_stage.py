@@ -179,3 +179,51 @@ def test_changed_files_are_another_run(tmp_path, images, queries):
     assert content(deduplicate=False) != before
     np.save(folder / "img_emb/img_emb_1.npy", rows[1:3])
     assert content() != before
+
+
+def index_folder(folder, rows, tables):
+    """What `clip-retrieval index` writes, with an index that misses nothing."""
+    faiss = pytest.importorskip("faiss")
+    (folder / "metadata").mkdir(parents=True)
+    index = faiss.IndexHNSWFlat(rows.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efSearch = len(rows)
+    index.add(rows)
+    faiss.write_index(index, str(folder / "image.index"))
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"metadata/metadata_{number}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_an_index_folder_is_asked_where_there_are_no_vectors(
+    ray_session, tmp_path, run_url, queries, deduplicate, caplog
+):
+    rows = clustered(np.random.default_rng(8), 900, COLUMNS, 100)
+    urls = metadata(0, 900)["url"].to_pylist()
+    urls[3] = None
+    meta = metadata(0, 900).set_column(0, "url", pa.array(urls))
+    folder = index_folder(tmp_path / "index", rows, [meta.slice(0, 400), meta.slice(400)])
+    plain = inference_folder(tmp_path / "inference", [rows])
+    pq.write_table(meta, plain / "metadata/metadata_0.parquet")
+    with caplog.at_level("WARNING", "geo_subset"):
+        manifest = run(run_url, folder, queries, "6", deduplicate=deduplicate)
+    assert "misses some of the nearest images" in caplog.text
+    counters, asked = manifest.counters, matches(run_url, manifest).to_pandas()
+    exact = matches(run_url, run(run_url, plain, queries, "7", deduplicate=deduplicate)).to_pandas()
+    both = asked.merge(exact, on=["place_id", "image_id"])
+    assert len(both) > 0.95 * len(exact)
+    assert (both["url_x"] == both["url_y"]).all()
+    assert np.allclose(both["similarity_x"], both["similarity_y"], atol=1e-5)
+    assert 3 not in asked["image_id"].to_list()
+    left_out = ("near_duplicate", "same_url", "over_num_images", "without_url")
+    assert counters["candidates"] == counters["rows"] + sum(counters.get(f"matches_{name}", 0) for name in left_out)
+    assert counters["vectors"] == 900
+
+
+def test_an_index_and_metadata_that_are_not_of_the_same_images(ray_session, tmp_path, run_url, queries):
+    rows = unit(np.random.default_rng(8).standard_normal((50, COLUMNS)))
+    folder = index_folder(tmp_path / "index", rows, [metadata(0, 49)])
+    with pytest.raises(
+        SettingsError, match=r"image\.index has 50 rows and its metadata, .* 49: they must be of the same"
+    ):
+        run(run_url, folder, queries)
