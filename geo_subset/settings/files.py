@@ -54,8 +54,9 @@ def found(settings: Settings, folder: Path) -> Settings:
     if settings.retrieve.strategy == "embeddings":
         _check_embeddings(settings.retrieve.embeddings)
 
-    def place(key: str, name: str, pattern: bool = False) -> str:
-        """The path of a file, or of what a pattern or folder stands for where these may be named."""
+    def place(key: str, name: str, pattern: bool = False, later: bool = False) -> str:
+        """The path of a file, or of what a pattern or folder stands for where these may be named; `later`: of one that
+        may be made once the places are known."""
         if not name.strip():
             raise SettingsError(f"{key} is an empty text: name a file")
         if "://" in name:
@@ -66,6 +67,8 @@ def found(settings: Settings, folder: Path) -> Settings:
                 return str(candidate.resolve())
             if pattern and any(sign in name for sign in "*?[") and LocalFileSystem().glob(str(candidate)):
                 return str(candidate.absolute())
+        if later:
+            return str(candidates[0].absolute())
         looked = " or ".join(dict.fromkeys(str(c.absolute()) for c in candidates))
         raise SettingsError(f"{key} = {name!r}: no such file ({looked})")
 
@@ -87,7 +90,7 @@ def found(settings: Settings, folder: Path) -> Settings:
     key, vectors = "retrieve.embeddings.path", embeddings.query_vectors
     update = {
         "path": tuple(place(key, path, True) for path in embeddings.path),
-        "query_vectors": None if vectors is None else place("retrieve.embeddings.query_vectors", vectors),
+        "query_vectors": None if vectors is None else place("retrieve.embeddings.query_vectors", vectors, later=True),
     }
     retrieve = settings.retrieve.model_copy(
         update={"captions": captions, "embeddings": embeddings.model_copy(update=update)}

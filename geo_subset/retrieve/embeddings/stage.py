@@ -35,7 +35,7 @@ def content(settings: Settings) -> Any:
     else:
         pairs = sources.discover(embeddings.path)
         files = [file for pair in pairs for file in (pair.vectors, pair.metadata) if file]
-    if embeddings.query_vectors is not None:
+    if embeddings.query_vectors is not None and texts.is_there(embeddings.query_vectors):
         files.append(texts.find_file(embeddings.query_vectors))
     return {
         "strategy": "embeddings",
@@ -47,10 +47,13 @@ def content(settings: Settings) -> Any:
 
 def check(settings: Settings) -> None:
     """Raises SettingsError: there is nothing to search, the places' vectors are not as long as the others, or the model
-    or the device is not there. Headers of the first pair of files are looked at, those of all before the search."""
+    or the device is not there. Headers of the first pair of files are looked at, those of all before the search. A file
+    of the places' vectors may still be made, once the places are known.
+    """
     embeddings = settings.retrieve.embeddings
     choice.choose(embeddings.device, embeddings.dtype, float("inf"), bfloat16=False)
-    columns = _columns(embeddings)
+    waiting = embeddings.query_vectors is not None and not texts.is_there(embeddings.query_vectors)
+    columns = None if waiting else _columns(embeddings)
     if index.found(embeddings.path):
         index.discover(embeddings.path[0])
     else:

@@ -117,6 +117,15 @@ def of_places(queries: Sequence[Sequence[str]], encode: Encode) -> Floats:
     return made
 
 
+def is_there(path: str) -> bool:
+    """Whether there is such a file yet."""
+    try:
+        fs, root = fsspec.core.url_to_fs(path)
+        return bool(fs.exists(root))
+    except Exception:  # noqa: BLE001  # whatever is wrong is told when it is read
+        return True
+
+
 def find_file(path: str) -> InputFile:
     """The file of the places' vectors. Raises SettingsError if it is not there, or of no such kind."""
     if not path.lower().endswith((".npy", ".parquet")):

@@ -227,3 +227,21 @@ def test_an_index_and_metadata_that_are_not_of_the_same_images(ray_session, tmp_
         SettingsError, match=r"image\.index has 50 rows and its metadata, .* 49: they must be of the same"
     ):
         run(run_url, folder, queries)
+
+
+def test_the_places_vectors_may_be_made_after_the_places(ray_session, tmp_path, images, geo_subset_here):
+    folder, _, _ = images
+    (tmp_path / "places.txt").write_text("Old Mill\nNew Mill\n")
+    (tmp_path / "run.toml").write_text(
+        f'run = "{tmp_path}/run"\n[places]\nsource = "list"\npath = "places.txt"\n[retrieve]\nstrategy = "embeddings"\n'
+        f'num_images = 5\n[retrieve.embeddings]\npath = "{folder}"\nquery_vectors = "later.npy"\n'
+    )
+    assert geo_subset_here("places", tmp_path / "run.toml")[0] == 0
+    status, _, told = geo_subset_here("retrieve", tmp_path / "run.toml")
+    assert status == 2
+    assert "later.npy': there is no such file" in told
+    np.save(tmp_path / "later.npy", unit(np.random.default_rng(0).standard_normal((2, COLUMNS))))
+    status, _, told = geo_subset_here("retrieve", tmp_path / "run.toml")
+    assert status == 0, told
+    assert "rows for 2 of 2 places from 2,000 vectors" in told
+    assert geo_subset_here("status", tmp_path / "run.toml")[0] == 0
