@@ -14,6 +14,7 @@ from images import brute_force, clustered, inference_folder, metadata, unit
 
 from geo_subset import tables
 from geo_subset.errors import SettingsError, StageError
+from geo_subset.progress import log
 from geo_subset.retrieve import stage
 from geo_subset.retrieve.embeddings import plan, vectors
 from geo_subset.runfolder import StageFolder
@@ -196,7 +197,7 @@ def index_folder(folder, rows, tables):
 
 @pytest.mark.parametrize("deduplicate", [True, False])
 def test_an_index_folder_is_asked_where_there_are_no_vectors(
-    ray_session, tmp_path, run_url, queries, deduplicate, caplog
+    ray_session, tmp_path, run_url, queries, deduplicate, caplog, monkeypatch
 ):
     rows = clustered(np.random.default_rng(8), 900, COLUMNS, 100)
     urls = metadata(0, 900)["url"].to_pylist()
@@ -205,6 +206,7 @@ def test_an_index_folder_is_asked_where_there_are_no_vectors(
     folder = index_folder(tmp_path / "index", rows, [meta.slice(0, 400), meta.slice(400)])
     plain = inference_folder(tmp_path / "inference", [rows])
     pq.write_table(meta, plain / "metadata/metadata_0.parquet")
+    monkeypatch.setattr(log, "propagate", True)  # the command, in other tests of this process, has set it otherwise
     with caplog.at_level("WARNING", "geo_subset"):
         manifest = run(run_url, folder, queries, "6", deduplicate=deduplicate)
     assert "misses some of the nearest images" in caplog.text
