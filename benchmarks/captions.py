@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geo_subset.places import dictionary
 from geo_subset.retrieve.captions import best, files, lexicon, matcher, names, world
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -75,7 +76,7 @@ def places(count: int, rng: random.Random) -> pa.Table:
     called = cities[:count]
     while len(called) < count:
         called += [f"{city} {rng.choice(LANDMARKS)}" for city in cities[: count - len(called)]]
-    states = list(lexicon.US_STATES)
+    states, words = list(lexicon.US_STATES), dictionary.words()
     people = np.random.default_rng(0).pareto(1.0, count) * 500
     return pa.table(
         {
@@ -88,6 +89,7 @@ def places(count: int, rng: random.Random) -> pa.Table:
             "latitude": pa.nulls(count, pa.float64()),
             "longitude": pa.nulls(count, pa.float64()),
             "population": people.astype(np.int64),
+            "dictionary_word": [name.lower() in words for name in called],
         }
     )
 

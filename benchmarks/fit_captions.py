@@ -58,10 +58,11 @@ def gazetteer() -> pa.Table:
 
 
 @numba.njit(_nrt=False)
-def _gather_all(data, ends, t, s, caption, mention, place, features):  # type: ignore[no-untyped-def]
+def _gather_all(data, ends, t, s, weights, caption, mention, place, features):  # type: ignore[no-untyped-def]
     number = 0
     for i in range(ends.size - 1):
-        _, candidates, _ = evidence.gather(data, ends[i], ends[i + 1], t, s)
+        every = np.float32(-np.inf)
+        _, candidates, _ = evidence.gather(data, ends[i], ends[i + 1], t, s, weights, every, every, True)
         for c in range(candidates):
             caption[number], mention[number], place[number] = i, s.mention[c], s.place[c]
             evidence.dense(s, c, features[number])
@@ -75,8 +76,9 @@ def candidates(captions: list[str], compiled: names.Names) -> tuple[Any, Any, An
     most = 24 * len(captions) + 100 * features_of.MOST_CANDIDATES  # far more than there are; checked below
     caption, mention, place = (np.empty(most, np.int64) for _ in range(3))
     features = np.empty((most, len(features_of.FEATURES)), np.float32)
+    unweighted = np.zeros((len(LEVELS), len(features_of.FEATURES)), np.float32)
     number = _gather_all(
-        data, ends, features_of.tables(compiled), features_of.scratch(), caption, mention, place, features
+        data, ends, features_of.tables(compiled), features_of.scratch(), unweighted, caption, mention, place, features
     )
     assert number < most
     return caption[:number], mention[:number], place[:number], features[:number]

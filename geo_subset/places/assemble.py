@@ -1,6 +1,7 @@
 """From the parts of all sources to one table: each place once, those that are wanted, in order.
 
-Everything is told by `position`, a number, so that what must be held for a decision is small beside the rows.
+Everything is told by `position`, a number, so that what must be held for a decision is small beside the rows; and these
+are handed out part by part, so that none has to be sorted but within its part.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from geo_subset.settings import PlacesSettings
 MEMORY_LIMIT = "1GB"
 """DuckDB's; above it, it spills to the node's scratch space."""
 MAX_THREADS = 4
-_BATCH = 8192
+_BATCH = 65_536
 
-_ORDER = "source, precedence DESC NULLS LAST, {0}.position"
 # Two GROUP BYs rather than count(DISTINCT), and hashes rather than texts where few rows are wanted: these can spill.
 _DUPLICATES = """
     INSERT INTO gone
@@ -33,26 +33,31 @@ _DUPLICATES = """
         FROM parts WHERE hash(place_id) IN (FROM doubtful)
     ) WHERE nth > 1
 """
+# What stays with a limit.
+_FIRST = "population DESC NULLS LAST, source, confidence DESC NULLS LAST, position"
 # Of a place, a number that the seed alone decides on.
 _DRAWN = "md5_number_lower('{seed} ' || place_id)"
-_TABLE = f"""
-    SELECT place_id, name, kind, context, coalesce(parts.admin1, merged.admin1) AS admin1,
-        coalesce(parts.admin2, merged.admin2) AS admin2, coalesce(parts.country, merged.country) AS country, latitude,
-        longitude, coalesce(parts.population, merged.population) AS population, queries,
-        parts.alternate_names || list_filter(coalesce(merged.alternate_names, []),
-            lambda other: other <> name AND NOT list_contains(parts.alternate_names, other)) AS alternate_names,
-        [place_id] || coalesce(merged.ids, []) AS source_ids, coalesce(shared.namesakes, 1)::INTEGER AS namesakes,
-        dictionary_word
-    FROM parts ANTI JOIN gone ON gone.position = parts.position
-        LEFT JOIN merged ON merged.position = parts.position
-        LEFT JOIN shared ON shared.key_hash = hash(parts.keys[1])
-    ORDER BY {_ORDER.format("parts")}
+# Of one part; what is not of it is put aside first, as there may be millions.
+_TABLE = """
+    SELECT place_id, name, kind, context, coalesce(part.admin1, merged.admin1) AS admin1,
+        coalesce(part.admin2, merged.admin2) AS admin2, coalesce(part.country, merged.country) AS country, latitude,
+        longitude, coalesce(part.population, merged.population) AS population, queries,
+        CASE WHEN merged.ids IS NULL THEN part.alternate_names ELSE part.alternate_names || list_filter(
+            merged.alternate_names, lambda other: other <> name AND NOT list_contains(part.alternate_names, other)
+        ) END AS alternate_names,
+        CASE WHEN merged.ids IS NULL THEN [place_id] ELSE [place_id] || merged.ids END AS source_ids,
+        coalesce(shared.namesakes, 1)::INTEGER AS namesakes, dictionary_word
+    FROM part
+        ANTI JOIN (FROM gone WHERE position BETWEEN $first AND $last) AS gone ON gone.position = part.position
+        LEFT JOIN (FROM merged WHERE position BETWEEN $first AND $last) AS merged ON merged.position = part.position
+        LEFT JOIN (FROM shared WHERE position BETWEEN $first AND $last) AS shared ON shared.position = part.position
+    ORDER BY part.position
 """
 
 
 @contextmanager
 def assembled(paths: Sequence[str], settings: PlacesSettings, counters: Counter[str]) -> Iterator[Iterator[pa.Table]]:
-    """The places table (tables.PLACES), batch by batch, from some parts (gather.PART, local parquet files).
+    """The places table (tables.PLACES), batch by batch, from some parts (gather.PART, local parquet files) in order.
 
     Counts places, and into dropped_<reason> what is left out: duplicate_id, same_place, over_limit, not_in_sample.
     """
@@ -65,18 +70,25 @@ def assembled(paths: Sequence[str], settings: PlacesSettings, counters: Counter[
         counters["places"] = _number(database, "SELECT count(*) FROM lean") - _number(
             database, "SELECT count(*) FROM gone"
         )
-        # Without insertion order kept, parallel readers would hand even a sorted result out as pieces come.
-        database.execute("SET preserve_insertion_order = true")
-        rows: Any = database.sql(_TABLE)
-        yield (pa.Table.from_batches([batch]).cast(tables.PLACES) for batch in rows.to_arrow_reader(_BATCH))
+        yield tables.ahead(_rows(database, paths))
+
+
+def _rows(database: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> Iterator[pa.Table]:
+    # Otherwise parallel readers would hand even a sorted result out as pieces come.
+    database.execute("SET preserve_insertion_order = true")
+    for path in paths:
+        database.read_parquet(path).create_view("part", replace=True)
+        first, last = database.execute("SELECT min(position), max(position) FROM part").fetchall()[0]
+        rows: Any = database.sql(_TABLE, params={"first": first, "last": last})
+        yield from (pa.Table.from_batches([batch]).cast(tables.PLACES) for batch in rows.to_arrow_reader(_BATCH))
 
 
 def _decide(database: duckdb.DuckDBPyConnection, settings: PlacesSettings) -> None:
-    """Makes the tables `gone` (position, reason), `merged` (position, ids, population) and `shared` (namesakes)."""
+    """Makes the tables `gone` (position, reason), `merged` (position, ids, …) and `shared` (position, namesakes)."""
     sample = settings.filters.sample
     drawn = "NULL" if sample is None else _DRAWN.format(seed=settings.filters.seed)
     database.execute(
-        f"""CREATE TABLE lean AS SELECT position, source, precedence, population, hash(place_id) AS id_hash,
+        f"""CREATE TABLE lean AS SELECT position, source, confidence, population, hash(place_id) AS id_hash,
             hash(keys[1]) AS key_hash, {drawn} AS drawn FROM parts"""
     )
     database.execute("CREATE TABLE gone (position BIGINT, reason VARCHAR)")
@@ -99,14 +111,15 @@ def _decide(database: duckdb.DuckDBPyConnection, settings: PlacesSettings) -> No
             FROM same JOIN parts ON parts.position = same.position GROUP BY of_position"""
     )
     database.execute(
-        "CREATE TABLE shared AS SELECT key_hash, count(*) AS namesakes FROM wanted GROUP BY 1 HAVING count(*) > 1"
+        """CREATE TABLE shared AS SELECT position, namesakes FROM wanted JOIN (
+            SELECT key_hash, count(*) AS namesakes FROM wanted GROUP BY 1 HAVING count(*) > 1) USING (key_hash)"""
     )
     database.execute(
         """CREATE VIEW ranked AS SELECT wanted.* REPLACE (coalesce(wanted.population, merged.population) AS population)
             FROM wanted LEFT JOIN merged ON merged.position = wanted.position"""
     )
     if settings.limit is not None:
-        _keep(database, settings.limit, f"population DESC NULLS LAST, {_ORDER.format('ranked')}", "over_limit")
+        _keep(database, settings.limit, _FIRST, "over_limit")
     if sample is not None:
         _keep(database, sample, "drawn, position", "not_in_sample")
 

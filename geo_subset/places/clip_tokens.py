@@ -43,7 +43,8 @@ def fits(text: str) -> bool:
 
 def surely_fit(texts: pa.Array) -> npt.NDArray[np.bool_]:
     """Which of N texts (string, null for none) fit at a glance: (N,) bool. Of the others `fits` tells."""
-    short = pc.less_equal(pc.binary_length(texts), LIMIT)
+    blanks = pc.count_substring(texts, " ")
+    short = pc.less_equal(pc.subtract(pc.binary_length(texts), blanks), LIMIT)
     plain = pc.and_(pc.string_is_ascii(texts), pc.invert(pc.match_substring(texts, "&")))
     return pc.fill_null(pc.and_(short, plain), False).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 

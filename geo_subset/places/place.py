@@ -12,17 +12,17 @@ from geo_subset.tables import PLACES
 #: The columns of a Place but `variants`: sources of millions of rows give tables of these.
 SCHEMA = pa.schema(
     [field for field in PLACES if field.name not in ("queries", "source_ids", "namesakes", "dictionary_word")]
-    + [pa.field("precedence", pa.float64()), pa.field("known_as", pa.list_(pa.string()))]
+    + [pa.field("confidence", pa.float64()), pa.field("known_as", pa.list_(pa.string()))]
 )
 
 
 class Place(NamedTuple):
     """What a source knows of a place; text that is not known is None.
 
-    `alternate_names` are other names it is searched by, as 'New York' is for New York City. Of one source, places of
-    higher `precedence` stand first, those without last. `known_as` are names that it may have in another gazetteer, be
-    they searched for or not. `variants` are further ways to speak of the place: each
-    replaces some of its columns when search texts are made, as {'admin1': 'D.C.'} does.
+    `alternate_names` are other names it is searched by, as 'New York' is for New York City. `confidence`, in [0, 1], is
+    how sure the source is that the place exists. `known_as` are names that it may have in another gazetteer, be they
+    searched for or not. `variants` are further ways to speak of the place: each replaces some of its columns when
+    search texts are made, as {'admin1': 'D.C.'} does.
     """
 
     place_id: str
@@ -36,7 +36,7 @@ class Place(NamedTuple):
     longitude: float | None = None
     population: int | None = None
     alternate_names: tuple[str, ...] = ()
-    precedence: float | None = None
+    confidence: float | None = None
     known_as: tuple[str, ...] = ()
     variants: tuple[Mapping[str, Any], ...] = ()
 

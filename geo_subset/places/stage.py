@@ -2,9 +2,9 @@
 
 First every file becomes a part of its own (`gather`), several at a time where there are several; then the parts become
 one table (`assemble`). It holds the sources one after the other in the order of the settings, each in its own order: a
-list as it is written, GeoNames by population, Overture by confidence, the others as their files are. A place that two
-sources know stands with the earlier one. With a limit, the most populous places stay, in that same order; those of
-unknown population come last, and among equals the earlier wins.
+list as it is written, each dump of GeoNames by population, the others as their files are. A place that two sources know
+stands with the earlier one. With a limit, the most populous places stay, in that same order; those of unknown
+population come last, and of equals the one the source is surer of, then the earlier.
 
 Counters add up: rows = places + the sum of dropped_*. queries_shortened and queries_too_long count search texts that
 had more tokens than CLIP takes: the former fit now, the latter do not and will be cut by the server.

@@ -108,7 +108,7 @@ def test_every_bad_row_is_counted_by_its_reason(run: Callable[..., Made]) -> Non
         "dropped_unsearchable_name": 2, "dropped_duplicate_id": 1, "dropped_closed": 1,
     }  # fmt: skip
     rows = {place["place_id"]: place for place in made.rows}
-    assert list(rows) == ["overture:good", "overture:empty", "overture:bare"]  # by confidence
+    assert list(rows) == ["overture:good", "overture:bare", "overture:empty"]
     assert rows["overture:good"]["name"] == "Grand Central Terminal"  # the first of the two
     assert (rows["overture:bare"]["kind"], rows["overture:bare"]["queries"]) == ("place", ["Old Mill"])
 
@@ -120,9 +120,12 @@ def test_points_that_are_none_cost_their_row(run: Callable[..., Made]) -> None:
     assert made.counters == {"rows": 3, "places": 1, "dropped_impossible_coordinates": 2}
 
 
-def test_few_rows_keep_the_order_of_the_file(run: Callable[..., Made]) -> None:
-    made = run([row(f"f{number}", f"Mill {number}", confidence=None) for number in (1, 4, 2, 5, 0, 3)])
-    assert made.column("place_id") == [f"overture:f{number}" for number in (1, 4, 2, 5, 0, 3)]
+def test_rows_keep_the_order_of_the_file_and_a_limit_the_surest(tmp_path: Path) -> None:
+    rows = [row(f"f{n}", f"Mill {n}", confidence=n / 10 if n else None) for n in (1, 4, 2, 5, 0, 3)]
+    path = str(write(tmp_path / "p.parquet", rows, row_group_size=2))
+    made, limited = (make_places(tmp_path / str(limit), source="overture", path=path, limit=limit) for limit in (6, 3))
+    assert made.column("place_id") == [f"overture:f{n}" for n in (1, 4, 2, 5, 0, 3)]
+    assert limited.column("place_id") == [f"overture:f{n}" for n in (4, 5, 3)]
 
 
 @pytest.mark.parametrize("column", ["names", "addresses", "operating_status"])

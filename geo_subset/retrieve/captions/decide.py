@@ -27,6 +27,9 @@ TALLIES = (
     "mentions_in_a_region_name",
 )  # fmt: skip
 _WITH, _CUT, _MENTIONS, _ACCEPTED, _CONTEXT, _REFUSED, _INSIDE = range(len(TALLIES))
+# The scores of a confidence of 1 %, and of 5 % for a name in a caption that names no region. Nearly all names that are
+# found have less, and are not looked at further.
+_HOPELESS, _HOPELESS_ALONE = np.float32(np.log(0.01 / 0.99)), np.float32(np.log(0.05 / 0.95))
 _UNDECIDED, _TAKEN, _AS_CONTEXT = 0, 1, 2
 
 
@@ -36,63 +39,40 @@ def weights() -> npt.NDArray[np.float32]:
     text = resources.files("geo_subset.retrieve.captions").joinpath("model.json").read_text(encoding="utf-8")
     model = json.loads(text)["weights"]
     table = np.array([[model[level].get(name, 0.0) for name in FEATURES] for level in LEVELS], np.float32)
+    city = model["city"]
+    rising, falling = ("people_none", "share_none", "fame_none"), ("outside_none",)
+    assert all(city[name] >= 0 for name in rising) and all(city[name] <= 0 for name in falling)  # for evidence._at_most
     table.setflags(write=False)
     return table
 
 
 @inlined
-def _base_score(row, weight):  # type: ignore[no-untyped-def]
-    # Four sums, so that one addition need not wait for the other.
-    one = two = three = four = np.float32(0)
-    width = row.size // 4 * 4
-    for f in range(0, width, 4):
-        one += row[f] * weight[f]
-        two += row[f + 1] * weight[f + 1]
-        three += row[f + 2] * weight[f + 2]
-        four += row[f + 3] * weight[f + 3]
-    for f in range(width, row.size):
-        one += row[f] * weight[f]
-    return one + two + (three + four)
-
-
-@inlined
-def _confidences(t, s, candidates, weight, confidence, level):  # type: ignore[no-untyped-def]
-    """Softmax within each level, with 'none of them' at score 0. Sets the candidates' levels, too."""
-    for c in range(candidates):
-        level[c] = np.int8(t.facts[s.place[c], LEVEL])
-    for of in range(weight.shape[0]):
+def _confidences(s, candidates, confidence):  # type: ignore[no-untyped-def]
+    """Softmax within each level, with 'none of them' at score 0."""
+    for level in range(CITY, STATE + 1):
         highest = np.float32(0)
-        mention = -1
-        base = np.float32(0)
         any_ = False
         for c in range(candidates):
-            if level[c] == of:
-                if s.mention[c] != mention:
-                    mention = s.mention[c]
-                    base = _base_score(s.base[mention], weight[of])
-                score = base
-                for i in range(s.extras[c]):
-                    score += s.value[c, i] * weight[of, s.extra[c, i]]
-                confidence[c] = score
-                highest = max(highest, score)
+            if s.level[c] == level:
+                highest = max(highest, s.score[c])
                 any_ = True
         if not any_:
             continue
         total = np.exp(-highest)
         for c in range(candidates):
-            if level[c] == of:
-                confidence[c] = np.exp(confidence[c] - highest)
+            if s.level[c] == level:
+                confidence[c] = np.exp(s.score[c] - highest)
                 total += confidence[c]
         for c in range(candidates):
-            if level[c] == of:
+            if s.level[c] == level:
                 confidence[c] /= total
 
 
 @inlined
-def _best(s, candidates, confidence, level, best):  # type: ignore[no-untyped-def]
+def _best(s, candidates, confidence, best):  # type: ignore[no-untyped-def]
     """best[mention, level]: the candidate of the highest confidence, the earlier of equals; -1 if there is none."""
     for c in range(candidates):
-        m, of = s.mention[c], level[c]
+        m, of = s.mention[c], s.level[c]
         if best[m, of] < 0 or confidence[c] > confidence[best[m, of]]:
             best[m, of] = c
 
@@ -138,15 +118,14 @@ def _accept(t, s, mentions, candidates, least, confidence, best, state, caption,
 
 
 @compiled
-def read(data, ends, begin, least, weight, t, s, confidence, levels, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
+def read(data, ends, begin, least, weights, t, s, confidence, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
     """Reads captions from number `begin` on until they end or there is no room for another's rows.
 
     Args:
         data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
         least: float32, the confidence from which on a place is accepted.
-        weight: float32 (levels, features). t, s: `features.tables` and `features.scratch`.
-        confidence, levels, best, state: float32 (C,), int8 (C,), int32 (C, levels), int8 (C,):
-            space for C = MOST_CANDIDATES.
+        weights: float32 (levels, features). t, s: `features.tables` and `features.scratch`.
+        confidence, best, state: float32 (C,), int32 (C, levels), int8 (C,): space for C = MOST_CANDIDATES.
         rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
         tallies: int64, TALLIES, added to.
     Returns:
@@ -157,25 +136,29 @@ def read(data, ends, begin, least, weight, t, s, confidence, levels, best, state
     for caption in range(begin, ends.size - 1):
         if made + most > rows.size:
             return caption, made
-        mentions, candidates, cut = gather(data, ends[caption], ends[caption + 1], t, s)
+        mentions, candidates, cut = gather(
+            data, ends[caption], ends[caption + 1], t, s, weights, _HOPELESS, _HOPELESS_ALONE, False
+        )
         tallies[_CUT] += cut
         if mentions == 0:
             continue
         tallies[_WITH] += 1
         tallies[_MENTIONS] += mentions
-        _confidences(t, s, candidates, weight, confidence, levels)
+        if candidates == 0:
+            for m in range(mentions):
+                tallies[_INSIDE if s.inside[m] else _REFUSED] += 1
+            continue
+        _confidences(s, candidates, confidence)
         for m in range(mentions):
             best[m, CITY] = best[m, COUNTY] = best[m, STATE] = -1
             state[m] = _UNDECIDED
-        _best(s, candidates, confidence, levels, best)
+        _best(s, candidates, confidence, best)
         made = _accept(t, s, mentions, candidates, least, confidence, best, state, caption, made, places, sure, rows)
         for m in range(mentions):
             if state[m] == _TAKEN:
                 tallies[_ACCEPTED] += 1
             elif state[m] == _AS_CONTEXT:
                 tallies[_CONTEXT] += 1
-            elif max(best[m, CITY], best[m, COUNTY], best[m, STATE]) >= 0:
-                tallies[_REFUSED] += 1
             else:
-                tallies[_INSIDE] += 1
+                tallies[_INSIDE if s.inside[m] else _REFUSED] += 1
     return ends.size - 1, made

@@ -62,17 +62,22 @@ from geo_subset.retrieve.captions.features import (
 )  # fmt: skip
 from geo_subset.retrieve.captions.mentions import weigh_mention
 from geo_subset.retrieve.captions.names import (
+    CITY,
+    COARSE,
     CROWD,
     FAME,
     FIRST,
     IN_COUNTRY,
     IN_REGION,
     LEVEL,
+    MOST_FAME,
+    MOST_PEOPLE,
     NUMBER,
     OUTSIDE,
     PEOPLE,
     PLACE,
     STATE,
+    TRAITS,
 )  # fmt: skip
 from geo_subset.retrieve.captions.regions import back, classify, find_regions, first_in, means
 from geo_subset.retrieve.captions.trie import find
@@ -121,16 +126,19 @@ def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _set(s, c, feature, value):  # type: ignore[no-untyped-def]
-    if value != 0:
+def _tell(s, c, feature, value, weight, collect):  # type: ignore[no-untyped-def]
+    """What a feature adds to the score of candidate c. With `collect` it is kept, for a model to be fitted on."""
+    if collect and value != 0:
         at = s.extras[c]
         s.extra[c, at], s.value[c, at] = feature, value
         s.extras[c] = at + 1
+    return value * weight[feature]
 
 
 @inlined
-def _candidate(t, s, m, place, regions, c):  # type: ignore[no-untyped-def]
-    """What holds of a mention besides if a certain place is meant: the features of candidate c."""
+def _candidate(t, s, m, place, regions, c, weight, collect):  # type: ignore[no-untyped-def]
+    """What holds of a mention besides if a certain place is meant: sets candidate c's relation, returns its score."""
+    score = np.float32(0)
     name = s.found[m, 2]
     region, country = np.int32(t.facts[place, IN_REGION]), np.int32(t.facts[place, IN_COUNTRY])
     if t.facts[place, LEVEL] == STATE:  # its own name is the region's: what counts is whether another name goes with it
@@ -144,13 +152,13 @@ def _candidate(t, s, m, place, regions, c):  # type: ignore[no-untyped-def]
                     relation = np.int64(OWN_AFTER_CLAIMED)
             elif t.meaning[s.named[i, 2], 0] >= 0 and not means(t, s.named[i, 2], region):
                 others = True
-        _set(s, c, relation, 1)
+        score += _tell(s, c, relation, np.float32(1), weight, collect)
         if others:
-            _set(s, c, OTHER_NAMED, 1)
+            score += _tell(s, c, OTHER_NAMED, np.float32(1), weight, collect)
         own = False
     else:
         relation = _relation(t, s, m, region, regions)
-        _set(s, c, relation, 1)
+        score += _tell(s, c, relation, np.float32(1), weight, collect)
         own = relation < OTHER_ADJACENT
     here = elsewhere = adjacent = False
     for i in range(regions):
@@ -163,46 +171,90 @@ def _candidate(t, s, m, place, regions, c):  # type: ignore[no-untyped-def]
             elsewhere = True
             adjacent |= s.named[i, 0] == s.found[m, 1]
     if here:
-        _set(s, c, COUNTRY_NAMED, 1)
+        score += _tell(s, c, COUNTRY_NAMED, np.float32(1), weight, collect)
     if elsewhere:
-        _set(s, c, OTHER_COUNTRY_NAMED, 1)
+        score += _tell(s, c, OTHER_COUNTRY_NAMED, np.float32(1), weight, collect)
     if adjacent:
-        _set(s, c, OTHER_COUNTRY_ADJACENT, 1)
+        score += _tell(s, c, OTHER_COUNTRY_ADJACENT, np.float32(1), weight, collect)
     people = t.facts[place, PEOPLE]
     number = t.about[name, NUMBER]
     crowd = np.log10(np.float32(number)) if number > 1 else np.float32(0)
     share = t.about[name, CROWD] * np.float32(0.001)
     if people < 0:
-        _set(s, c, PEOPLE_UNKNOWN, 1)
+        score += _tell(s, c, PEOPLE_UNKNOWN, np.float32(1), weight, collect)
         people = np.float32(0)
     fame = t.facts[place, FAME]
     if fame < 0:
-        _set(s, c, FAME_UNKNOWN, 1)
+        score += _tell(s, c, FAME_UNKNOWN, np.float32(1), weight, collect)
     else:
-        _set(s, c, FAME_OWN if own else FAME_NONE, fame)
+        score += _tell(s, c, FAME_OWN if own else FAME_NONE, fame, weight, collect)
     excess = max(np.float32(0), t.about[name, OUTSIDE] * np.float32(0.001) - people)
     if own:
-        _set(s, c, REGION_NAME_OWN, s.base[m, REGION_NAME])
-        _set(s, c, PEOPLE_OWN, people)
-        _set(s, c, SHARE_OWN, min(people - share, np.float32(0)))
-        _set(s, c, OUTSIDE_OWN, excess)
-        _set(s, c, CROWD_OWN, crowd)
+        score += _tell(s, c, REGION_NAME_OWN, s.base[m, REGION_NAME], weight, collect)
+        score += _tell(s, c, PEOPLE_OWN, people, weight, collect)
+        score += _tell(s, c, SHARE_OWN, min(people - share, np.float32(0)), weight, collect)
+        score += _tell(s, c, OUTSIDE_OWN, excess, weight, collect)
+        score += _tell(s, c, CROWD_OWN, crowd, weight, collect)
     else:
-        _set(s, c, PEOPLE_NONE, people)
-        _set(s, c, SHARE_NONE, min(people - share, np.float32(0)))
-        _set(s, c, OUTSIDE_NONE, excess)
-        _set(s, c, CROWD_NONE, crowd)
-        _set(s, c, ENGLISH_WORD_NONE, s.base[m, ENGLISH_WORD])
-        _set(s, c, START_NONE, s.base[m, PREVIOUS_NONE])
-        _set(s, c, END_NONE, s.base[m, NEXT_END])
-        _set(s, c, PERSON_NAME_NONE, s.base[m, PERSON_NAME])
+        score += _tell(s, c, PEOPLE_NONE, people, weight, collect)
+        score += _tell(s, c, SHARE_NONE, min(people - share, np.float32(0)), weight, collect)
+        score += _tell(s, c, OUTSIDE_NONE, excess, weight, collect)
+        score += _tell(s, c, CROWD_NONE, crowd, weight, collect)
+        score += _tell(s, c, ENGLISH_WORD_NONE, s.base[m, ENGLISH_WORD], weight, collect)
+        score += _tell(s, c, START_NONE, s.base[m, PREVIOUS_NONE], weight, collect)
+        score += _tell(s, c, END_NONE, s.base[m, NEXT_END], weight, collect)
+        score += _tell(s, c, PERSON_NAME_NONE, s.base[m, PERSON_NAME], weight, collect)
+    s.relation[c] = relation
+    return score
 
 
 @inlined
-def _add(t, s, m, place, regions, number):  # type: ignore[no-untyped-def]
-    s.mention[number], s.place[number], s.extras[number] = m, place, 0
-    _candidate(t, s, m, place, regions, number)
-    return number + 1
+def _at_most(t, s, m, name, weight):  # type: ignore[no-untyped-def]
+    """No less than the log of the sum of exp(score) of a name's places, without a look at `facts`, which are far away.
+
+    Only for names of cities alone in a caption that names no region; it rests on the signs of weights, which
+    `decide.weights` looks at.
+    """
+    x = s.base[m]
+    thousandth = np.float32(0.001)
+    people, number = t.about[name, MOST_PEOPLE] * thousandth, t.about[name, NUMBER]
+    share = t.about[name, CROWD] * thousandth
+    excess = max(np.float32(0), t.about[name, OUTSIDE] * thousandth - people)
+    score = _dot(x, weight) + weight[NONE_NAMED] + weight[PEOPLE_NONE] * people + np.float32(0.01)
+    score += weight[SHARE_NONE] * min(people - share, np.float32(0)) + weight[OUTSIDE_NONE] * excess
+    score += weight[FAME_NONE] * t.about[name, MOST_FAME] * thousandth
+    if number > 1:
+        score += weight[CROWD_NONE] * np.log10(np.float32(number)) + np.log(np.float32(number))
+    score += weight[ENGLISH_WORD_NONE] * x[ENGLISH_WORD] + weight[PERSON_NAME_NONE] * x[PERSON_NAME]
+    return score + weight[START_NONE] * x[PREVIOUS_NONE] + weight[END_NONE] * x[NEXT_END]
+
+
+@inlined
+def _add(t, s, m, place, regions, number, weights, least, collect):  # type: ignore[no-untyped-def]
+    """Adds a candidate as the `number`-th, unless its score is below `least`. Returns how many there are now."""
+    level = np.int8(t.facts[place, LEVEL])
+    if s.base_level[m] != level:
+        s.base_level[m], s.base_score[m] = level, _dot(s.base[m], weights[level])
+    s.mention[number], s.place[number], s.level[number], s.extras[number] = m, place, level, 0
+    score = s.base_score[m] + _candidate(t, s, m, place, regions, number, weights[level], collect)
+    s.score[number] = score
+    # A region beside a name counts for the caption's other names, too.
+    return number + 1 if score >= least or s.relation[number] == OWN_ADJACENT else number
+
+
+@inlined
+def _dot(row, weight):  # type: ignore[no-untyped-def]
+    # Four sums, so that one addition need not wait for the other.
+    one = two = three = four = np.float32(0)
+    width = row.size // 4 * 4
+    for f in range(0, width, 4):
+        one += row[f] * weight[f]
+        two += row[f + 1] * weight[f + 1]
+        three += row[f + 2] * weight[f + 2]
+        four += row[f + 3] * weight[f + 3]
+    for f in range(width, row.size):
+        one += row[f] * weight[f]
+    return one + two + (three + four)
 
 
 @inlined
@@ -215,15 +267,17 @@ def dense(s, c, row):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
+def gather(data, start, stop, t, s, weights, least, least_alone, collect):  # type: ignore[no-untyped-def]
     """Reads one caption, data[start:stop]. Returns (mentions, candidates, whether anything was cut off).
 
-    s holds both, candidates by mention in order; mentions inside the longer name of a region ('York' in 'New York')
-    have none.
+    s holds both, candidates by mention in order, with their scores by `weights` (levels, features). Those that have
+    less than `least` are left out, and so are names that have less than `least_alone` in a caption that names no
+    region; a mention inside the longer name of a region ('York' in 'New York') has none, and is marked in s.inside.
+    With `collect`, the features are kept as well, for `dense`.
     """
     words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
                   s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
-    mentions = find(t.slots, t.starts, t.steps, s.hashes, s.bases, words, s.found)
+    mentions = find(t.firsts, t.slots, t.starts, t.steps, s.hashes, s.bases, words, s.found)
     cut = stop - start > MOST_BYTES or mentions > MOST_MENTIONS
     mentions = min(mentions, MOST_MENTIONS)
     if mentions == 0:
@@ -242,15 +296,19 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
         for i in range(regions):
             longer = s.named[i, 1] - s.named[i, 0] > s.found[m, 1] - s.found[m, 0]
             inside |= longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]
+        s.inside[m], s.base_level[m] = inside, -1
         if inside:
             continue
         weigh_mention(t, s, m, mentions, words, capitals, goods, regions, s.base[m])
         name = s.found[m, 2]
+        alone = regions == 0 and not t.about[name, TRAITS] & COARSE and not collect
+        if alone and _at_most(t, s, m, name, weights[CITY]) < least_alone:
+            continue
         first = t.about[name, FIRST]
         last = first + t.about[name, NUMBER]
         if last == first + 1:  # as nearly all are: the place is known without another look
             if number < MOST_CANDIDATES:
-                number = _add(t, s, m, t.about[name, PLACE], regions, number)
+                number = _add(t, s, m, t.about[name, PLACE], regions, number, weights, least, collect)
             continue
         all_of = last - first
         if all_of > MOST_PLACES:
@@ -262,7 +320,7 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
                     taken = 0
                     while at < last and t.facts[t.by_region[at], IN_REGION] == region and taken < MOST_PLACES:
                         if number < MOST_CANDIDATES:
-                            number = _add(t, s, m, t.by_region[at], regions, number)
+                            number = _add(t, s, m, t.by_region[at], regions, number, weights, least, collect)
                         at += 1
                         taken += 1
             last = first + MOST_PLACES
@@ -273,25 +331,26 @@ def gather(data, start, stop, t, s):  # type: ignore[no-untyped-def]
                     for c in range(number):
                         known |= s.mention[c] == m and s.place[c] == t.places[at]
                 if not known:
-                    number = _add(t, s, m, t.places[at], regions, number)
-    _order(s, mentions, number)
+                    number = _add(t, s, m, t.places[at], regions, number, weights, least, collect)
+    _order(s, mentions, number, weights, collect)
     return mentions, number, cut or number == MOST_CANDIDATES
 
 
 @inlined
-def _order(s, mentions, number):  # type: ignore[no-untyped-def]
-    """Sets what depends on the caption's other mentions: whether a name before or after has its region beside it."""
+def _order(s, mentions, number, weights, collect):  # type: ignore[no-untyped-def]
+    """Adds what depends on the caption's other mentions: whether a name before or after has its region beside it."""
     first, last = mentions, -1
     for c in range(number):
-        if s.extra[c, 0] == OWN_ADJACENT:  # the relation is set first
+        if s.relation[c] == OWN_ADJACENT:
             first, last = min(first, s.mention[c]), max(last, s.mention[c])
     if last < 0:
         return
+    one = np.float32(1)
     for c in range(number):
-        m = s.mention[c]
-        if s.extra[c, 0] != OWN_ADJACENT:
-            _set(s, c, ADJACENT_ELSEWHERE, 1)
+        m, weight = s.mention[c], weights[s.level[c]]
+        if s.relation[c] != OWN_ADJACENT:
+            s.score[c] += _tell(s, c, ADJACENT_ELSEWHERE, one, weight, collect)
         elif m > first:
-            _set(s, c, LATER_ADJACENT, 1)
+            s.score[c] += _tell(s, c, LATER_ADJACENT, one, weight, collect)
         elif first != last:
-            _set(s, c, FIRST_ADJACENT, 1)
+            s.score[c] += _tell(s, c, FIRST_ADJACENT, one, weight, collect)

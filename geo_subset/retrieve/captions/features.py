@@ -58,6 +58,7 @@ class Tables(NamedTuple):
     entry: npt.NDArray[np.int32]
     more: npt.NDArray[np.int32]
     separator: npt.NDArray[np.uint8]
+    firsts: npt.NDArray[np.uint64]
     slots: npt.NDArray[np.uint64]
     starts: npt.NDArray[np.uint64]
     steps: npt.NDArray[np.uint64]
@@ -65,13 +66,14 @@ class Tables(NamedTuple):
     places: npt.NDArray[np.int32]
     by_region: npt.NDArray[np.int32]
     facts: npt.NDArray[np.float32]
+    region_firsts: npt.NDArray[np.uint64]
     region_slots: npt.NDArray[np.uint64]
     region_starts: npt.NDArray[np.uint64]
     region_steps: npt.NDArray[np.uint64]
     meaning: npt.NDArray[np.int32]
     nation: npt.NDArray[np.int32]
     written: npt.NDArray[np.int8]
-    cue_slots: npt.NDArray[np.uint64]
+    cue_firsts: npt.NDArray[np.uint64]
     cue_starts: npt.NDArray[np.uint64]
     classes: npt.NDArray[np.int32]
 
@@ -91,8 +93,16 @@ class Scratch(NamedTuple):
     claims: npt.NDArray[np.int32]
     mention: npt.NDArray[np.int32]
     place: npt.NDArray[np.int32]
+    level: npt.NDArray[np.int8]
+    relation: npt.NDArray[np.int8]
+    score: npt.NDArray[np.float32]
+    """Of candidates: the mention's number, the place's, its level, the relation (RELATIONS), and the score."""
+    inside: npt.NDArray[np.int8]
     base: npt.NDArray[np.float32]
     """(mentions, features): what holds of a mention whichever place is meant."""
+    base_level: npt.NDArray[np.int8]
+    base_score: npt.NDArray[np.float32]
+    """The score of that at a level."""
     extras: npt.NDArray[np.int32]
     extra: npt.NDArray[np.int32]
     value: npt.NDArray[np.float32]
@@ -101,22 +111,26 @@ class Scratch(NamedTuple):
 
 def tables(names: Names) -> Tables:
     folds = folding.table()
+    trie, regions, cues = names.trie, names.regions, names.cues
     return Tables(
-        folds.entry, folds.more, folds.separator, names.trie.slots, names.trie.starts, names.trie.steps, names.about,
-        names.places, names.by_region, names.facts, names.regions.slots, names.regions.starts, names.regions.steps,
-        names.meaning, names.nation, names.written, names.cues.slots, names.cues.starts, names.classes,
+        folds.entry, folds.more, folds.separator, trie.firsts, trie.slots, trie.starts, trie.steps, names.about,
+        names.places, names.by_region, names.facts, regions.firsts, regions.slots, regions.starts, regions.steps,
+        names.meaning, names.nation, names.written, cues.firsts, cues.starts, names.classes,
     )  # fmt: skip
 
 
 def scratch() -> Scratch:
-    words = MOST_BYTES + 2
+    words, most = MOST_BYTES + 2, MOST_CANDIDATES
     return Scratch(
-        np.empty(words, np.uint64), np.empty(words, np.uint64), np.empty(words, np.int32), np.empty(words,
-        np.int32), np.empty(words, np.uint8), np.empty(words, np.uint8), np.empty(words, np.int32), np.empty((words,
-        3), np.int32), np.empty((words, 3), np.int32), np.empty(words, np.int32), np.empty(MOST_CANDIDATES,
-        np.int32), np.empty(MOST_CANDIDATES, np.int32), np.zeros((MOST_MENTIONS, WIDTH), np.float32),
-        np.zeros(MOST_CANDIDATES, np.int32), np.zeros((MOST_CANDIDATES, SPARSE), np.int32),
-        np.zeros((MOST_CANDIDATES, SPARSE), np.float32),
+        hashes=np.empty(words, np.uint64), bases=np.empty(words, np.uint64), begins=np.empty(words, np.int32),
+        ends=np.empty(words, np.int32), flags=np.empty(words, np.uint8), before=np.empty(words, np.uint8),
+        classes=np.empty(words, np.int32), found=np.empty((words, 3), np.int32), named=np.empty((words, 3), np.int32),
+        claims=np.empty(words, np.int32), mention=np.empty(most, np.int32), place=np.empty(most, np.int32),
+        level=np.empty(most, np.int8), relation=np.empty(most, np.int8), score=np.empty(most, np.float32),
+        inside=np.empty(MOST_MENTIONS, np.int8), base=np.zeros((MOST_MENTIONS, WIDTH), np.float32),
+        base_level=np.empty(MOST_MENTIONS, np.int8), base_score=np.empty(MOST_MENTIONS, np.float32),
+        extras=np.zeros(most, np.int32), extra=np.zeros((most, SPARSE), np.int32),
+        value=np.zeros((most, SPARSE), np.float32),
     )  # fmt: skip
 
 

@@ -48,8 +48,7 @@ class Matcher:
         self._least, self._weights = np.float32(min_confidence), decide.weights()
         most = features.MOST_CANDIDATES
         self._space = (
-            np.empty(most, np.float32), np.empty(most, np.int8), np.empty((most, len(decide.LEVELS)), np.int32),
-            np.empty(most, np.int8),
+            np.empty(most, np.float32), np.empty((most, len(decide.LEVELS)), np.int32), np.empty(most, np.int8),
         )  # fmt: skip
         self._rows = np.empty(_ROOM, np.int64)
         self._places = np.empty(_ROOM, np.int32)

@@ -25,10 +25,11 @@ COLUMNS = ("place_id", "name", "kind", "context", "admin1", "country", "latitude
 #: Levels of places: each has a model of its own.
 CITY, COUNTY, STATE = 0, 1, 2
 _LEVELS = {"county": COUNTY, "state": STATE}
-#: What a name is besides, as bits: an English word, a region's or country's name, a person's, a brand's.
-WORD, REGION, PERSON, BRAND = 1, 2, 4, 8
+#: What a name is besides, as bits: an English word, a region's or country's name, a person's, a brand's; and whether
+#: some of its places are counties or states.
+WORD, REGION, PERSON, BRAND, COARSE = 1, 2, 4, 8, 16
 #: Columns of `Names.about` and of `Names.facts`.
-FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD = range(6)
+FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD, MOST_PEOPLE, MOST_FAME = range(8)
 LEVEL, IN_REGION, IN_COUNTRY, PEOPLE, FAME = range(5)
 #: How a region is written: in full, a traditional abbreviation, a code of two letters.
 FULL, SHORT, CODE = 0, 1, 2
@@ -45,9 +46,10 @@ class Names:
     """All that a caption is read with. Arrays are read-only.
 
     `trie` holds the places' names. What belongs together lies together, as each look may be one into far memory:
-    `about[n]` int32 (N, 6) is of name n the first of its places in `places`, their number, the first place itself,
-    its traits (WORD, REGION, PERSON, BRAND), and in thousandths the log10 of the population of the largest city so
-    called that is no place of the table (0 if there is none) and of all its places together.
+    `about[n]` int32 (N, 8) is of name n the first of its places in `places`, their number, the first place itself,
+    its traits (WORD, …), and in thousandths the log10 of the population of the largest city so called that is no place
+    of the table (0 if there is none) and of all its places together, and the highest of what `facts` has of its places:
+    log10 of the population, and of the names in other languages.
     `places[first:first + number]` int32 are its places, the most populous first, and `by_region` the same sorted by
     region.
 
@@ -75,7 +77,9 @@ class Names:
     @property
     def bytes(self) -> int:
         """Memory of all arrays."""
-        tries = [array for t in (self.trie, self.regions, self.cues) for array in (t.slots, t.starts, t.steps)]
+        tries = [
+            array for t in (self.trie, self.regions, self.cues) for array in (t.firsts, t.slots, t.starts, t.steps)
+        ]
         return sum(a.nbytes for a in [*tries, *vars(self).values()] if isinstance(a, np.ndarray))
 
 
@@ -121,7 +125,9 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     level = np.array([_LEVELS.get(kind, CITY) for kind in table["kind"].to_pylist()])
     log_people[level != CITY] = fame[level != CITY] = -1  # states and counties are weighed without
     outside = _outside(names, first, places, table, world)
-    thousandths = [np.round(1000 * column).astype(np.int64) for column in (outside, crowd)]
+    most_people, most_fame = (_highest(column[places], first) for column in (log_people, fame))
+    traits[np.unique(owner_of[level[places] != CITY])] |= COARSE
+    thousandths = [np.round(1000 * column).astype(np.int64) for column in (outside, crowd, most_people, most_fame)]
     about = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths]).astype(np.int32)
     facts = np.zeros((table.num_rows, 8), np.float32)
     facts[:, :5] = np.column_stack([level, region, numbers_of["country"], log_people, fame])
@@ -210,6 +216,13 @@ def _grouped(
     once[1:] = (number[1:] != number[:-1]) | (owner[1:] != owner[:-1])
     number, owner = number[once], owner[once]
     return np.searchsorted(number, np.arange(names + 1)), owner.astype(np.int32)
+
+
+def _highest(values: npt.NDArray[Any], first: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Of each name's places, values[first[n]:first[n + 1]], the highest."""
+    highest = np.full(len(first) - 1, -1.0)
+    np.maximum.at(highest, np.repeat(np.arange(len(highest)), np.diff(first)), values)
+    return highest
 
 
 def _region_names(table: pa.Table, world: World, only_full: bool = False) -> Iterable[tuple[str, tuple[Any, int]]]:

@@ -22,7 +22,7 @@ def classify(t, s, words):  # type: ignore[no-untyped-def]
     for word in range(words):
         s.classes[word] = 0
         if may_start(t.cue_starts, s.hashes[word]):
-            value = look_up(t.cue_slots, np.uint64(0), s.hashes[word])
+            value = look_up(t.cue_firsts, np.uint64(0), s.hashes[word])
             if value:
                 s.classes[word] = t.classes[(value & _LOW) - np.uint64(1)]
 
@@ -30,7 +30,9 @@ def classify(t, s, words):  # type: ignore[no-untyped-def]
 @inlined
 def find_regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
     """Keeps in s.named the regions that are meant as such, and in s.claims who goes with each. Returns how many."""
-    all_named = find(t.region_slots, t.region_starts, t.region_steps, s.hashes, s.bases, words, s.named)
+    all_named = find(
+        t.region_firsts, t.region_slots, t.region_starts, t.region_steps, s.hashes, s.bases, words, s.named
+    )
     kept = 0
     for i in range(all_named):
         start, stop, name = s.named[i, 0], s.named[i, 1], s.named[i, 2]

@@ -1,8 +1,9 @@
 """Names as a trie over words, found by hashing: (node, word) is looked up in one open-addressing table.
 
 A slot is two uint64: the key, mixed from node and word (0: empty), and child << 32 | name + 1 (0 in the low half: no
-name ends here). A bitmap of the words that begin a name, and one of the keys, keep most words of a caption from
-touching the table, whose slots are mostly far away in memory. Words are 64-bit hashes: two of a million different
+name ends here). Words that begin a name have a table of their own, as most looks are for one, and it is small. A bitmap
+of these words, and one of the other keys, keep most words of a caption from touching the tables, whose slots are mostly
+far away in memory. Words are 64-bit hashes: two of a million different
 words, or two keys, are taken for one another with a probability below 1e-6 for all names together, and for a
 caption's word and some key below 1e-12.
 """
@@ -33,8 +34,10 @@ _FILTER_WORDS, _STEP_WORDS = 1 << 16, 1 << 18
 
 @dataclass(frozen=True)
 class Trie:
-    """`slots` uint64 (S, 2), `starts` and `steps` uint64 (B,): the bitmaps; all a power of two. `names`: how many."""
+    """`firsts` and `slots` uint64 (S, 2): first words and those that go on; `starts` and `steps` uint64 (B,): their
+    bitmaps. All sizes are powers of two. `names`: how many."""
 
+    firsts: npt.NDArray[np.uint64]
     slots: npt.NDArray[np.uint64]
     starts: npt.NDArray[np.uint64]
     steps: npt.NDArray[np.uint64]
@@ -78,7 +81,7 @@ def may_start(starts, word):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def find(slots, starts, steps, hashes, bases, count, found):  # type: ignore[no-untyped-def]
+def find(firsts, slots, starts, steps, hashes, bases, count, found):  # type: ignore[no-untyped-def]
     """Leftmost-longest names among the words: fills `found` int32 (M, 3) with (first word, word after, name).
 
     Where a name was found, the search goes on after it, so that names never overlap. The last word of a name may be a
@@ -96,11 +99,13 @@ def find(slots, starts, steps, hashes, bases, count, found):  # type: ignore[no-
         name = np.uint64(0)
         while at < count:
             value = np.uint64(0)
-            if node == 0 or _may_step(steps, node, hashes[at]):
+            if node == 0:
+                value = look_up(firsts, node, hashes[at])
+            elif _may_step(steps, node, hashes[at]):
                 value = look_up(slots, node, hashes[at])
             if value == 0:
                 if bases[at]:
-                    value = look_up(slots, node, bases[at])
+                    value = look_up(slots if node else firsts, node, bases[at])
                     if value & _LOW:
                         name, stop = value & _LOW, at + 1
                 break
@@ -118,36 +123,53 @@ def find(slots, starts, steps, hashes, bases, count, found):  # type: ignore[no-
     return number
 
 
-@compiled
-def _insert(slots, starts, steps, words, offsets, names):  # type: ignore[no-untyped-def]
-    """Puts every sequence of words into the table; names[i] becomes the number of the distinct name, -1 for no word."""
+@inlined
+def _put(slots, key, nodes):  # type: ignore[no-untyped-def]
+    """(the key's place, whether it is new there: the node of that number)."""
     mask = np.uint64(slots.shape[0] - 1)
+    place = key & mask
+    while slots[place, 0] != 0 and slots[place, 0] != key:
+        place = (place + _ONE) & mask
+    if slots[place, 0]:
+        return place, False
+    slots[place, 0] = key
+    slots[place, 1] = nodes << _HALF
+    return place, True
+
+
+@compiled
+def _insert(firsts, slots, starts, steps, words, offsets, names):  # type: ignore[no-untyped-def]
+    """Puts every sequence of words into the tables; names[i] becomes the number of the distinct name, -1 for no word.
+
+    Returns how many nodes there are, how many of them are of first words, and how many distinct names.
+    """
     nodes = np.uint64(1)
+    first_nodes = 0
     distinct = np.uint64(0)
     for i in range(offsets.size - 1):
         node = np.uint64(0)
         names[i] = -1
         for at in range(offsets[i], offsets[i + 1]):
+            key = _key(node, words[at])
             if at == offsets[i]:
+                table = firsts
                 bit = words[at] & np.uint64(starts.size * 64 - 1)
                 starts[bit >> _SIX] |= _ONE << (bit & _BITS)
-            key = _key(node, words[at])
-            place = key & mask
-            while slots[place, 0] != 0 and slots[place, 0] != key:
-                place = (place + _ONE) & mask
-            bit = (key >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
-            steps[bit >> _SIX] |= _ONE << (bit & _BITS)
-            if slots[place, 0] == 0:
-                slots[place, 0] = key
-                slots[place, 1] = nodes << _HALF
+            else:
+                table = slots
+                bit = (key >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+                steps[bit >> _SIX] |= _ONE << (bit & _BITS)
+            place, new = _put(table, key, nodes)
+            if new:
                 nodes += _ONE
+                first_nodes += at == offsets[i]
             if at + 1 == offsets[i + 1]:
-                if slots[place, 1] & _LOW == 0:
+                if table[place, 1] & _LOW == 0:
                     distinct += _ONE
-                    slots[place, 1] |= distinct
-                names[i] = np.int64(slots[place, 1] & _LOW) - 1
-            node = slots[place, 1] >> _HALF
-    return nodes, distinct
+                    table[place, 1] |= distinct
+                names[i] = np.int64(table[place, 1] & _LOW) - 1
+            node = table[place, 1] >> _HALF
+    return nodes, first_nodes, distinct
 
 
 @compiled
@@ -188,26 +210,33 @@ def split_texts(texts: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np
 
 def build(words: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> tuple[Trie, npt.NDArray[np.int64]]:
     """A trie of the names whose words are words[offsets[i]:offsets[i + 1]], and each one's number (-1: no words)."""
-    slots = np.zeros((_power_of_two(2 * len(words) + 2), 2), np.uint64)
+    firsts, slots = (np.zeros((_power_of_two(2 * count + 2), 2), np.uint64) for count in (len(offsets), len(words)))
     starts = np.zeros(min(_FILTER_WORDS, _power_of_two(len(offsets) // 2 + 1)), np.uint64)
     steps = np.zeros(min(_STEP_WORDS, _power_of_two(len(words) // 4 + 1)), np.uint64)
     names = np.empty(len(offsets) - 1, np.int64)
-    nodes, distinct = _insert(slots, starts, steps, words, offsets, names)
-    if (size := _power_of_two(2 * int(nodes))) < len(slots):
-        smaller = np.zeros((size, 2), np.uint64)
-        _moved(slots, smaller)
-        slots = smaller
-    for array in (slots, starts, steps):
+    nodes, first_nodes, distinct = _insert(firsts, slots, starts, steps, words, offsets, names)
+    firsts, slots = _smaller(firsts, int(first_nodes)), _smaller(slots, int(nodes) - int(first_nodes))
+    for array in (firsts, slots, starts, steps):
         array.setflags(write=False)
-    return Trie(slots, starts, steps, int(distinct)), names
+    return Trie(firsts, slots, starts, steps, int(distinct)), names
+
+
+def _smaller(slots: npt.NDArray[np.uint64], keys: int) -> npt.NDArray[np.uint64]:
+    """The same table with as many slots as so many keys need: what lies closer together is in a cache more often."""
+    size = _power_of_two(keys * 3 // 2 + 2)
+    if size >= len(slots):
+        return slots
+    smaller = np.zeros((size, 2), np.uint64)
+    _moved(slots, smaller)
+    return smaller
 
 
 @compiled
-def _numbers(slots, words, offsets, numbers):  # type: ignore[no-untyped-def]
+def _numbers(firsts, slots, words, offsets, numbers):  # type: ignore[no-untyped-def]
     for i in range(offsets.size - 1):
         node = value = np.uint64(0)
         for at in range(offsets[i], offsets[i + 1]):
-            value = look_up(slots, node, words[at])
+            value = look_up(slots if node else firsts, node, words[at])
             node = value >> _HALF
             if value == 0:
                 break
@@ -217,7 +246,7 @@ def _numbers(slots, words, offsets, numbers):  # type: ignore[no-untyped-def]
 def numbers(names: Trie, words: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The number of the name that each sequence of words is, -1 where it is none."""
     found = np.empty(len(offsets) - 1, np.int64)
-    _numbers(names.slots, words, offsets, found)
+    _numbers(names.firsts, names.slots, words, offsets, found)
     return found
 
 

@@ -25,7 +25,9 @@ from geo_subset.retrieve.captions.folding import (
 CAPITAL, HAS_LOWER, ALL_CAPITALS = 1, 2, 4
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xD6E8FEB86659FD93)
-_SHIFT = np.uint64(32)
+_SHIFT, _TOP, _BYTE, _NONE = np.uint64(32), np.uint64(56), np.uint64(8), np.uint64(0)
+_NO_ASCII = np.uint64(1 << 63)  # such a character is none of the eight
+_S = 115
 _LONGEST_ENTITY = 8
 #: Bytes between & and ; that stand for an apostrophe, read as a number in base 256 each.
 _ENTITIES = np.array(
@@ -77,9 +79,25 @@ def _entity(data, at, stop):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _with_s(word):  # type: ignore[no-untyped-def]
-    word = (word ^ np.uint64(115)) * _PRIME
+def _mixed(word, part):  # type: ignore[no-untyped-def]
+    word = (word ^ part) * _PRIME
     return word ^ (word >> _SHIFT)
+
+
+@inlined
+def _whole(word, part):  # type: ignore[no-untyped-def]
+    """The hash of a word whose last characters, in ASCII, are still held in `part`."""
+    return _mixed(word, part) if part else word
+
+
+@inlined
+def _character(word, part, point):  # type: ignore[no-untyped-def]
+    """(word, part) with one more character: eight of ASCII are held, and then mixed in at once."""
+    if point >= 128:
+        return _mixed(_whole(word, part), np.uint64(point) | _NO_ASCII), _NONE
+    if part >> _TOP:
+        return _mixed(word, part), np.uint64(point)
+    return word, part << _BYTE | np.uint64(point)
 
 
 @inlined
@@ -103,11 +121,12 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
     """
     count = 0
     seen = np.uint8(0)
-    word = _SEED
+    word, part = _SEED, _NONE
     length = 0
+    last = np.int32(0)
     lower = np.int32(0)
     capital = np.int32(0)
-    owner, owned = np.uint64(0), -1  # the word as it was before its last apostrophe, and how long it was then
+    owner, owned = _NONE, -1  # the word as it was before its last apostrophe, and how long it was then
     at = start
     first = start
     while at < stop:
@@ -118,8 +137,10 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
                 first = at
                 capital = value & UPPER
             while True:
-                word = (word ^ np.uint64(value & POINT)) * _PRIME
-                word ^= word >> _SHIFT
+                if part >> _TOP:
+                    word, part = _mixed(word, part), _NONE
+                last = value & POINT
+                part = part << _BYTE | np.uint64(last)
                 lower |= value & LOWER
                 length += 1
                 at += 1
@@ -139,22 +160,27 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
         elif byte == 38:  # &
             taken = _entity(data, at, stop)
             if taken < 0:
-                owner, owned = word, length
+                owner, owned = _whole(word, part), length
                 at -= taken
                 continue
             size = max(1, taken)
         value = np.int32(SEPARATOR) if point < 0 else entry[point]
         if value == DROPPED:
-            owner, owned = word, length
+            owner, owned = _whole(word, part), length
             at += size
             continue
         alone = value & ALONE != 0
         if (value == SEPARATOR or alone) and length:
-            hashes[count], starts[count], stops[count], before[count] = word, first - start, at - start, seen
+            hashes[count], starts[count], stops[count], before[count] = (
+                _whole(word, part),
+                first - start,
+                at - start,
+                seen,
+            )
             flags[count] = _flags(capital, lower, length)
-            bases[count] = owner if owned > 0 and owned + 1 == length and word == _with_s(owner) else np.uint64(0)
+            bases[count] = owner if owned > 0 and owned + 1 == length and last == _S else _NONE
             count += 1
-            seen, word, length, lower, owned = np.uint8(0), _SEED, 0, np.int32(0), -1
+            seen, word, part, length, lower, owned = np.uint8(0), _SEED, _NONE, 0, np.int32(0), -1
         if value == SEPARATOR:
             seen |= separators[point] if 0 <= point < separators.size else np.uint8(OTHER)
         else:
@@ -165,22 +191,29 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
             length += 1
             if value & MANY:
                 place = value & POINT
+                last = np.int32(0)
                 for i in range(1, more[place] + 1):
-                    word = (word ^ np.uint64(more[place + i])) * _PRIME
-                    word ^= word >> _SHIFT
+                    word, part = _character(word, part, more[place + i])
             else:
-                word = (word ^ np.uint64(value & POINT)) * _PRIME
-                word ^= word >> _SHIFT
+                last = value & POINT
+                word, part = _character(word, part, last)
             if alone:
-                hashes[count], starts[count], stops[count], before[count] = word, first - start, at + size - start, seen
+                hashes[count], starts[count], stops[count], before[count] = (
+                    _whole(word, part), first - start, at + size - start, seen
+                )  # fmt: skip
                 flags[count], bases[count] = 0, 0
                 count += 1
-                seen, word, length, lower, owned = np.uint8(0), _SEED, 0, np.int32(0), -1
+                seen, word, part, length, lower, owned = np.uint8(0), _SEED, _NONE, 0, np.int32(0), -1
         at += size
     if length:
-        hashes[count], starts[count], stops[count], before[count] = word, first - start, stop - start, seen
+        hashes[count], starts[count], stops[count], before[count] = (
+            _whole(word, part),
+            first - start,
+            stop - start,
+            seen,
+        )
         flags[count] = _flags(capital, lower, length)
-        bases[count] = owner if owned > 0 and owned + 1 == length and word == _with_s(owner) else np.uint64(0)
+        bases[count] = owner if owned > 0 and owned + 1 == length and last == _S else _NONE
         count += 1
         seen = np.uint8(0)
     before[count] = seen

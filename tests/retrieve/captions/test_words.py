@@ -71,7 +71,7 @@ def scanned(text: bytes, names: list[bytes]) -> tuple[int, list[tuple[int, int]]
     count = split(data, ends[0], ends[1], folds.entry, folds.more, folds.separator, *space)
     tree, _ = trie.build(*trie.split_texts(pa.array(names, pa.large_binary())))
     found = np.zeros((size, 3), np.int32)
-    number = trie.find(tree.slots, tree.starts, tree.steps, space[0], space[1], count, found)
+    number = trie.find(tree.firsts, tree.slots, tree.starts, tree.steps, space[0], space[1], count, found)
     return count, [(int(first), int(last)) for first, last, _ in found[:number]]
 
 
