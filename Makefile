@@ -69,6 +69,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/article_size.py
+	$(BIN)/python benchmarks/embeddings.py --skip-faiss
 
 clean:
 	rm -rf $(VENV) $(CLIP_VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

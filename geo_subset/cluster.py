@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -88,18 +89,27 @@ def worker_count(settings: ClusterSettings) -> int:
     return max(1, int(cpus / settings.cpus_per_worker))
 
 
+def gpu_count() -> float:
+    """GPUs of the cluster."""
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
 def run_tasks(
-    function: Callable[..., Any], units: Iterable[Unit], arguments: tuple[Any, ...], settings: ClusterSettings
+    function: Callable[..., Any],
+    units: Iterable[Unit],
+    arguments: tuple[Any, ...],
+    settings: ClusterSettings,
+    gpus: float = 0,
 ) -> Generator[Outcome[Unit], None, None]:
-    """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come."""
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, max_retries=0)(function)
+    """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come; each has `gpus` for itself."""
+    remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(function)
     shared = [ray.put(argument) for argument in arguments]
     pending: dict[Any, Unit] = {}
 
     def has_room() -> bool:
         # Where the number is not set, it follows the cluster as it grows, and one more round waits: that keeps workers
         # busy and tells an autoscaler of the demand.
-        workers = worker_count(settings)
+        workers = min(worker_count(settings), gpu_count() / gpus if gpus else math.inf)
         return len(pending) < (workers if settings.workers is not None else 2 * workers)
 
     def submit(unit: Unit) -> None:

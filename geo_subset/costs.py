@@ -7,7 +7,7 @@ the user. Without a measurement shares are 1, so that amounts are upper bounds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from geo_subset import runfolder, storage
 from geo_subset.errors import SettingsError
 from geo_subset.manifests import Manifest
 from geo_subset.retrieve.captions import files
+from geo_subset.retrieve.embeddings import workload
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, loads
 
@@ -61,7 +62,7 @@ def stated(settings: Settings) -> dict[str, Rate]:
     cpus = cluster.workers * cluster.cpus_per_worker if cluster.workers else float(os.cpu_count() or 1)
     pixels = (size / 256) ** 2
     return {
-        **(_of_captions(cpus) if settings.retrieve.strategy == "captions" else _of_a_service(settings)),
+        **_of_retrieval(settings, cpus),
         "match_bytes": Rate(101, f"a row of parquet, {_LAION}"),
         "distinct": Rate(1.0, "at most: every row another URL"),
         "sample_bytes": Rate(140, f"a row of parquet, {_LAION}"),
@@ -69,6 +70,17 @@ def stated(settings: Settings) -> dict[str, Rate]:
         "images_per_second": Rate(170 * cpus, f"170 a CPU over https, benchmarks/download.py; {cpus:g} CPUs"),
         "image_bytes": Rate(27_000 * pixels, f"27 kB at 256 pixels (laion-prepro: 270 MB for 10,000) x {pixels:.3g}"),
     }
+
+
+def _of_retrieval(settings: Settings, cpus: float) -> dict[str, Rate]:
+    if settings.retrieve.strategy == "captions":
+        return _of_captions(cpus)
+    return _of_embeddings(cpus) if settings.retrieve.strategy == "embeddings" else _of_a_service(settings)
+
+
+def _of_embeddings(cpus: float) -> dict[str, Rate]:
+    source = f"60 G a CPU in float32, benchmarks/embeddings.py; {cpus:g} CPUs"
+    return {"operations_per_second": Rate(60e9 * cpus, source)}
 
 
 def _of_a_service(settings: Settings) -> dict[str, Rate]:
@@ -109,6 +121,7 @@ def measured(run: str, num_images: int) -> dict[str, Rate]:
         captions = found.counters.get("captions", 0)
         rates["captions_per_second"] = _share(captions, found.seconds)
         rates["rows_per_caption"] = _share(found.counters.get("matches", 0), captions)
+        rates["operations_per_second"] = _share(found.counters.get("operations", 0), found.seconds)
         rates["match_bytes"] = _share(_bytes(found, "part-"), rows)
         if merged := manifests["merge"]:
             rates["distinct"] = _share(merged.counters.get("samples", 0), rows)
@@ -171,6 +184,8 @@ def amounts(
         yield Amount("retrieve", "captions", captions, "", "bytes / caption_bytes")
         yield Amount("retrieve", "time", captions / rate("captions_per_second"), "s", "captions / captions_per_second")
         yield Amount("retrieve", "matches", rows, "", "captions x rows_per_caption, at most places x num_images")
+    elif settings.retrieve.strategy == "embeddings":
+        rows = yield from _search(places, settings, rates)
     else:
         received = queries * rate("rows_per_query")
         rows = min(received, most)
@@ -187,6 +202,27 @@ def amounts(
     yield Amount("download", "images", images, "", "samples x alive")
     yield Amount("download", "time", samples / rate("images_per_second"), "s", "samples / images_per_second")
     yield Amount("download", "storage", images * rate("image_bytes"), "B", "images x image_bytes")
+
+
+def _search(places: int, settings: Settings, rates: Mapping[str, Rate]) -> Generator[Amount, None, int]:
+    """The lines of strategy embeddings. Returns how many matches there are."""
+    embeddings, num_images = settings.retrieve.embeddings, settings.retrieve.num_images
+    work = workload.of(embeddings, num_images, places)
+    operations = 2 * places * work.rows * work.columns
+    k = f"{work.k:,} a place"
+    yield Amount("retrieve", "files", work.files, "", "pairs in retrieve.embeddings.path")
+    yield Amount(
+        "retrieve", "read", work.bytes * work.groups, "B", f"bytes of vectors x {work.groups} groups of places"
+    )
+    yield Amount("retrieve", "vectors", work.rows, "", f"of {work.columns} numbers, by the first pair")
+    yield Amount("retrieve", "units", work.units, "", f"ranges of {work.range_rows:,} vectors x groups of places")
+    yield Amount("retrieve", "memory", work.memory, "B", f"a worker: block, places of a group, candidates ({k})")
+    yield Amount("retrieve", "scratch", work.scratch, "B", f"places x candidates ({k}) x ranges, in _scan till the end")
+    yield Amount("retrieve", "operations", operations, "", "2 x places x vectors x numbers")
+    yield Amount("retrieve", "time", operations / rates["operations_per_second"].value, "s", "operations / their rate")
+    rows = min(places * num_images, places * work.rows)
+    yield Amount("retrieve", "matches", rows, "", "places x num_images")
+    return rows
 
 
 def lines(plan: list[Amount], rates: Mapping[str, Rate]) -> Iterator[str]:

@@ -7,7 +7,7 @@ byte of another partition, and nothing has to survive in memory or on a node's d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -39,11 +39,21 @@ def write_partitioned(table: pa.Table, partition: npt.NDArray[np.integer], parti
     table = table.take(pa.array(order))
     ends = np.cumsum(counts)
     written = np.flatnonzero(counts)
-    schema = table.schema.with_metadata({_GROUPS: np.asarray(written, dtype="<u4").tobytes().hex().encode()})
+    groups = (table.slice(ends[number] - counts[number], counts[number]) for number in written)
+    write_groups(groups, written, table.schema, path)
+
+
+def write_groups(
+    groups: Iterable[pa.Table], partitions: Sequence[int] | npt.NDArray[np.integer], schema: pa.Schema, path: Path
+) -> None:
+    """The same, one partition's rows (at least one) after the other, so that all of them are never in memory at once.
+
+    `partitions` are their numbers, ascending.
+    """
+    schema = schema.with_metadata({_GROUPS: np.asarray(partitions, dtype="<u4").tobytes().hex().encode()})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for number in written:
-            rows = table.slice(ends[number] - counts[number], counts[number]).combine_chunks()
-            writer.write_table(rows, row_group_size=max(1, rows.num_rows))
+        for group in groups:
+            writer.write_table(group.combine_chunks(), row_group_size=max(1, group.num_rows))
 
 
 def read_partition(streams: Iterable[IO[bytes]], number: int) -> Iterator[pa.Table]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from geo_subset import costs, settings
@@ -98,3 +101,22 @@ def test_captions_are_counted_by_the_bytes_of_their_files(
     assert (found["retrieve", "files"], found["retrieve", "captions"]) == ("1", "1,000")
     assert found["retrieve", "time"] == "00:10"
     assert found["retrieve", "matches"] == found["merge", "samples"] == "200"
+
+
+def test_a_search_is_counted_by_its_products(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "v").mkdir()
+    for number in range(2):
+        np.save(tmp_path / f"v/{number}.npy", np.ones((500, 16), np.float16))
+        pq.write_table(pa.table({"url": ["http://a.com"] * 500}), tmp_path / f"v/{number}.parquet")
+    np.save(tmp_path / "q.npy", np.ones((40, 16), np.float32))
+    options = {"strategy": "embeddings", "embeddings.path": "v", "embeddings.query_vectors": "q.npy"}
+    words = [word for key, value in options.items() for word in ("--set", f"retrieve.{key}={value}")]
+    assert main(["plan", str(run_file), *words, "--rate", "operations_per_second=64000"]) == 0
+    found = shown(capsys)
+    assert found["retrieve", "vectors"] == "1,000"
+    assert found["retrieve", "operations"] == f"{2 * 40 * 1000 * 16:,}"
+    assert found["retrieve", "time"] == "00:20"
+    assert found["retrieve", "scratch"] == "12.8kB"  # twenty candidates a place, 16 bytes each
+    assert found["retrieve", "matches"] == "400"

@@ -40,8 +40,8 @@ _HOPELESS = 200
 def content(settings: Settings) -> Any:
     """What decides the matches. How hard and how fast a backend is asked does not."""
     retrieve = settings.retrieve
-    if retrieve.strategy == "captions":
-        return _captions().content(settings)
+    if retrieve.strategy != "clip-service":
+        return _other(retrieve.strategy).content(settings)
     effort = {"concurrency", "timeout", "retries", "deadline", "rate_limit"}
     service = retrieve.clip_service.model_dump(mode="json", exclude=effort)
     return {"strategy": retrieve.strategy, "num_images": retrieve.num_images, "service": service}
@@ -49,8 +49,8 @@ def content(settings: Settings) -> Any:
 
 def check(settings: Settings) -> None:
     """Raises SettingsError where the strategy has something against the settings."""
-    if settings.retrieve.strategy == "captions":
-        _captions().check(settings)
+    if settings.retrieve.strategy != "clip-service":
+        _other(settings.retrieve.strategy).check(settings)
 
 
 def inputs(_settings: Settings) -> Sequence[str]:
@@ -59,8 +59,8 @@ def inputs(_settings: Settings) -> Sequence[str]:
 
 def run(settings: Settings, folder: StageFolder) -> Manifest:
     """Retrieves what is left, then once more what failed. Raises StageError above `max_failures` or with no backend."""
-    if settings.retrieve.strategy == "captions":
-        return _captions().run(settings, folder)  # type: ignore[no-any-return]
+    if settings.retrieve.strategy != "clip-service":
+        return _other(settings.retrieve.strategy).run(settings, folder)  # type: ignore[no-any-return]
     started = time.monotonic()
     places = _place_count(folder)
     todo = plan.chunks(places, settings.retrieve.num_images)
@@ -250,11 +250,12 @@ def _finish(
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
-    if "captions" in count:
-        return _captions().describe(manifest)  # type: ignore[no-any-return]
+    for strategy, counter in (("captions", "captions"), ("embeddings", "vectors")):
+        if counter in count:
+            return _other(strategy).describe(manifest)  # type: ignore[no-any-return]
     failed = f", {count['places_failed']:,} failed" if count["places_failed"] else ""
     return f"{count.get('rows', 0):,} rows for {count['places']:,} places{failed}"
 
 
-def _captions() -> ModuleType:
-    return import_module("geo_subset.retrieve.captions.stage")  # late: it imports a compiler
+def _other(strategy: str) -> ModuleType:
+    return import_module(f"geo_subset.retrieve.{strategy}.stage")  # late: they import a compiler

