@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from pipeline_runs import command, rubbish, samples, tables
 
 FOLDERS = {"places": "places", "retrieve": "matches", "merge": "samples", "download": "shards", "report": "report"}
@@ -46,6 +47,7 @@ def killed_in_the_middle(stage, rng, run_file, run):
     return orphans
 
 
+@pytest.mark.ci
 def test_kill_driver_in_the_middle_of_every_stage(run_file, undisturbed, tmp_path):
     """What a killed driver left behind lives on beside the next run, which is killed one stage further on."""
     seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
