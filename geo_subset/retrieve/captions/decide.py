@@ -27,9 +27,6 @@ TALLIES = (
     "mentions_in_a_region_name",
 )  # fmt: skip
 _WITH, _CUT, _MENTIONS, _ACCEPTED, _CONTEXT, _REFUSED, _INSIDE = range(len(TALLIES))
-# The scores of a confidence of 1 %, and of 5 % for a name in a caption that names no region. Nearly all names that are
-# found have less, and are not looked at further.
-_HOPELESS, _HOPELESS_ALONE = np.float32(np.log(0.01 / 0.99)), np.float32(np.log(0.05 / 0.95))
 _UNDECIDED, _TAKEN, _AS_CONTEXT = 0, 1, 2
 
 
@@ -44,6 +41,16 @@ def weights() -> npt.NDArray[np.float32]:
     assert all(city[name] >= 0 for name in rising) and all(city[name] <= 0 for name in falling)  # for evidence._at_most
     table.setflags(write=False)
     return table
+
+
+def hopeless(min_confidence: float) -> tuple[np.float32, np.float32]:
+    """The scores of a confidence of 1 %, and of 5 % for a name in a caption that names no region.
+
+    Nearly all names that are found have less, and are not looked at further, unless so little is to be accepted.
+    """
+    if min_confidence < 0.1:
+        return np.float32(-np.inf), np.float32(-np.inf)
+    return np.float32(np.log(0.01 / 0.99)), np.float32(np.log(0.05 / 0.95))
 
 
 @inlined
@@ -118,12 +125,12 @@ def _accept(t, s, mentions, candidates, least, confidence, best, state, caption,
 
 
 @compiled
-def read(data, ends, begin, least, weights, t, s, confidence, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
+def read(data, ends, begin, least, floors, weights, t, s, confidence, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
     """Reads captions from number `begin` on until they end or there is no room for another's rows.
 
     Args:
         data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
-        least: float32, the confidence from which on a place is accepted.
+        least: float32, the confidence from which on a place is accepted. floors: `hopeless` of it.
         weights: float32 (levels, features). t, s: `features.tables` and `features.scratch`.
         confidence, best, state: float32 (C,), int32 (C, levels), int8 (C,): space for C = MOST_CANDIDATES.
         rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
@@ -137,7 +144,7 @@ def read(data, ends, begin, least, weights, t, s, confidence, best, state, rows,
         if made + most > rows.size:
             return caption, made
         mentions, candidates, cut = gather(
-            data, ends[caption], ends[caption + 1], t, s, weights, _HOPELESS, _HOPELESS_ALONE, False
+            data, ends[caption], ends[caption + 1], t, s, weights, floors[0], floors[1], False
         )
         tallies[_CUT] += cut
         if mentions == 0:

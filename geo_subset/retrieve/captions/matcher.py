@@ -46,6 +46,7 @@ class Matcher:
     def __init__(self, names: Names, min_confidence: float) -> None:
         self._tables, self._scratch = features.tables(names), features.scratch()
         self._least, self._weights = np.float32(min_confidence), decide.weights()
+        self._floors = decide.hopeless(min_confidence)
         most = features.MOST_CANDIDATES
         self._space = (
             np.empty(most, np.float32), np.empty((most, len(decide.LEVELS)), np.int32), np.empty(most, np.int8),
@@ -96,7 +97,7 @@ class Matcher:
         begin = 0
         while begin < len(captions):
             begin, made = decide.read(
-                data, ends, begin, self._least, self._weights, self._tables, self._scratch, *self._space,
+                data, ends, begin, self._least, self._floors, self._weights, self._tables, self._scratch, *self._space,
                 self._rows, self._places, self._sure, tallies,
             )  # fmt: skip
             parts.append(tuple(part[:made].copy() for part in (self._rows, self._places, self._sure)))

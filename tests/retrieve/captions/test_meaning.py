@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gazetteer import compiled, meanings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from geo_subset.retrieve.captions import decide, features
 from geo_subset.retrieve.captions.matcher import Matcher
@@ -109,6 +111,24 @@ def test_confidences_of_a_level_add_up_to_one_at_most_and_counters_add_up():
     assert all(0.2 <= s <= 1 for s in found["similarity"].to_pylist())
     assert counters["mentions"] == sum(counters[name] for name in decide.TALLIES if name.startswith("mentions_"))
     assert counters["mentions_accepted"] == counters["matches"] + counters["matches_null_url"]
+
+
+_PIECES = (
+    "Springfield", "springfield", "Illinois", "Ill.", "Paris", "Texas", "Washington", "D.C.", "Greene County", "Mobile",
+    "mobile", "New York", "Saint Paul", "London", "Jackson", "Santa Fe Railroad", "near", "in", "from", "Hotels", "old",
+    "photo of", ",", ".", "&", "(vicinity)", "Street", "shirt", "Vermont", "France",
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(_PIECES), min_size=1, max_size=9).map(" ".join))
+def test_leaving_out_what_is_hopeless_changes_little(matcher, caption):
+    """Names whose places are not looked at for their want of confidence: the others' is nearly what it would be."""
+    thorough = Matcher(compiled(), 0.5)
+    thorough._floors = decide.hopeless(0.0)
+    quick, slow = meanings(matcher, caption), meanings(thorough, caption)
+    assert {place for place, sure in slow.items() if sure > 0.55} <= quick.keys()
+    assert all(abs(sure - slow.get(place, 0.5)) < 0.06 for place, sure in quick.items())
 
 
 def test_the_model_knows_every_feature_it_weighs():
