@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -50,6 +51,19 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
     counters: Counter[str] = Counter()
     assert rows_of(tmp_path / name, counters=counters) == ROWS
     assert counters["rows"] == len(ROWS)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.tsv.gz", "a.jsonl"])
+def test_files_on_object_storage(tmp_path, s3_bucket, name):
+    write(tmp_path / name)
+    folder = f"{s3_bucket}/captions-{name}"
+    fsspec.filesystem("s3").put(str(tmp_path / name), f"{folder}/{name}")
+    assert rows_of(f"{folder}/{name}") == rows_of(f"{folder}/*.{name.split('.', 1)[1]}") == ROWS
+    (file,) = files.discover([folder])
+    assert file.url.startswith("s3://")
+    assert file.version
+    with pytest.raises(SettingsError, match=r"nothing|no such file"):
+        files.discover([f"{s3_bucket}/nothing/*.parquet"])
 
 
 def test_columns_are_found_without_regard_to_case_and_by_name():
