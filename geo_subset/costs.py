@@ -208,7 +208,7 @@ def _search(places: int, settings: Settings, rates: Mapping[str, Rate]) -> Gener
     """The lines of strategy embeddings. Returns how many matches there are."""
     embeddings, num_images = settings.retrieve.embeddings, settings.retrieve.num_images
     work = workload.of(embeddings, num_images, places)
-    operations = 2 * places * work.rows * work.columns
+    operations = 2 * places * (work.rows + work.corrected) * work.columns
     k = f"{work.k:,} a place"
     yield Amount("retrieve", "files", work.files, "", "pairs in retrieve.embeddings.path")
     yield Amount(
@@ -218,7 +218,10 @@ def _search(places: int, settings: Settings, rates: Mapping[str, Rate]) -> Gener
     yield Amount("retrieve", "units", work.units, "", f"ranges of {work.range_rows:,} vectors x groups of places")
     yield Amount("retrieve", "memory", work.memory, "B", f"a worker: block, places of a group, candidates ({k})")
     yield Amount("retrieve", "scratch", work.scratch, "B", f"places x candidates ({k}) x ranges, in _scan till the end")
-    yield Amount("retrieve", "operations", operations, "", "2 x places x vectors x numbers")
+    if work.corrected:
+        yield Amount("retrieve", "candidates", work.corrected, "", "images among the best of a place, at most")
+    times = "(vectors + candidates)" if work.corrected else "vectors"
+    yield Amount("retrieve", "operations", operations, "", f"2 x places x {times} x numbers")
     yield Amount("retrieve", "time", operations / rates["operations_per_second"].value, "s", "operations / their rate")
     rows = min(places * num_images, places * work.rows)
     yield Amount("retrieve", "matches", rows, "", "places x num_images")

@@ -120,3 +120,8 @@ def test_a_search_is_counted_by_its_products(
     assert found["retrieve", "time"] == "00:20"
     assert found["retrieve", "scratch"] == "12.8kB"  # twenty candidates a place, 16 bytes each
     assert found["retrieve", "matches"] == "400"
+    words += ["--set", "retrieve.embeddings.hub_correction=csls"]
+    assert main(["plan", str(run_file), *words, "--rate", "operations_per_second=64000"]) == 0
+    found = shown(capsys)
+    assert found["retrieve", "candidates"] == "1,000"  # forty a place, of which there are no more
+    assert found["retrieve", "operations"] == f"{2 * 40 * 2000 * 16:,}"

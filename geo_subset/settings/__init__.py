@@ -186,6 +186,8 @@ class EmbeddingsSettings(_Section):
     """Instead: a file (npy, parquet) with a vector for each place, in the order of places.parquet."""
     deduplicate: bool = True
     """Whether images within cosine 0.94 of a better one of the same place are left out, and others take their place."""
+    hub_correction: Literal["none", "csls"] = "none"
+    """Whether a place's images are ranked by similarity alone, or less how near each image is to places anyway."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Numbers that the filter multiplies; the similarities are the same with all of them."""

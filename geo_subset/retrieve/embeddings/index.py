@@ -125,6 +125,6 @@ def take(url: str, rows: npt.NDArray[np.int64]) -> Floats:
             return np.asarray(index.reconstruct_batch(rows), np.float32)
         except RuntimeError as error:
             raise SettingsError(
-                f"{url} does not hold the vectors that near-duplicates are told by; set "
-                "retrieve.embeddings.deduplicate = false"
+                f"{url} does not hold the vectors that near-duplicates and hubs are told by; set "
+                "retrieve.embeddings.deduplicate = false and leave out hub_correction"
             ) from error

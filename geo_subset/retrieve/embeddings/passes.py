@@ -3,8 +3,8 @@
     texts     a chunk of places        -> their vectors (.npy)
     search    rows x places (a unit)   -> the best rows of each place, by partition of places
     rank      a partition of places    -> the best rows over all units, by range of rows
-    look up   a range of rows          -> URLs and captions (and vectors) of the rows wanted, by partition of places
-    assemble  a partition of places    -> near-duplicates removed, matches
+    look up   a range of rows          -> URLs, captions (vectors, crowding) of the rows wanted, by partition of places
+    assemble  a partition of places    -> hubs put back, near-duplicates removed, matches
 
 What is known of an image is read for the few rows that are among the best of all, and carried once for each partition.
 """
@@ -30,6 +30,7 @@ from geo_subset.retrieve.captions.plan import partition_of, places_of
 from geo_subset.retrieve.embeddings import (
     choice,
     duplicates,
+    hubs,
     index,
     kernels,
     metadata,
@@ -49,6 +50,7 @@ from geo_subset.settings import EmbeddingsSettings
 FOUND = pa.schema(
     [pa.field("place", pa.int32()), pa.field("row", pa.int64()), pa.field("similarity", pa.float32())]
 )  # fmt: skip
+_CROWDING = pa.field("crowding", pa.float32())
 #: Places whose matches are made at a time.
 _PLACES = 64
 
@@ -85,7 +87,11 @@ class Job:
 
     @property
     def k(self) -> int:
-        return plan.candidates(self.num_images, self.embeddings.deduplicate)
+        return plan.candidates(self.num_images, self.embeddings.deduplicate, self.corrects)
+
+    @property
+    def corrects(self) -> bool:
+        return self.embeddings.hub_correction != "none"
 
     def beside(self, stage: str) -> StageFolder:
         return StageFolder(self.folder.run_url, stage, self.folder.fingerprint)
@@ -203,37 +209,62 @@ def look_up(number: int, job: Job, given: Sequence[Source]) -> Record:
     rows = np.unique(np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in wanted)]))
     firsts = np.array([source.first for source in given])
     source_of = np.searchsorted(firsts, rows, side="right") - 1
-    found = [_row_schema(job).empty_table()]
+    found, raw = [_row_schema(job, crowding=False).empty_table()], [np.zeros((0, job.columns), job.dtype)]
     for each in np.unique(source_of):
         source = given[each]
         inside = rows[source_of == each]
         table = metadata.take(source.metadata, inside - source.first).add_column(0, "row", pa.array(inside))
-        if job.embeddings.deduplicate:
+        if job.embeddings.deduplicate or job.corrects:
             held = index.take(job.index, inside) if job.index else sources.take(source, inside - source.first)
             held = held.astype(job.dtype, copy=False)
+        if job.corrects:
+            raw.append(held)
+        if job.embeddings.deduplicate:
             width = held.shape[1] * held.itemsize
             data = [None, pa.py_buffer(np.ascontiguousarray(held))]
             table = table.append_column(
                 "vector", pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(held), data)
             )
-        found.append(table.cast(_row_schema(job)))
+        found.append(table.cast(_row_schema(job, crowding=False)))
     known = pa.concat_tables(found).combine_chunks()
+    counters: Counter[str] = Counter()
+    if job.corrects:
+        known = known.append_column("crowding", pa.array(_crowding(job, np.concatenate(raw))))
+        counters["images_corrected"] = len(rows)
     folder, name = job.beside("rows"), f"rows-{number:06d}-{job.folder.tag}.parquet"
     groups = (known.take(pa.array(np.searchsorted(rows, some))) for _, some in wanted)
     with folder.writing(name) as path:
         shuffle.write_groups(groups, [partition for partition, _ in wanted], known.schema, path)
         entry = folder.entry(path, name, sum(len(some) for _, some in wanted))
-    return folder.record(f"rows-{number:06d}", [entry], {})
+    return folder.record(f"rows-{number:06d}", [entry], dict(counters))
 
 
-def _row_schema(job: Job) -> pa.Schema:
+def _crowding(job: Job, raw: npt.NDArray[np.floating]) -> Floats:
+    """How near images (n, columns) are to places anyway (n,): `find` with the two sides changed, and so as exact."""
+    neighbours = min(hubs.NEIGHBOURS, job.places)
+    size = plan.places_per_group(neighbours, job.columns)
+    found = [np.zeros(0, np.float32)]
+    for start in range(0, len(raw), size):
+        images = vectors.prepare(raw[start : start + size]).vectors
+        found.append(hubs.crowding(choice.nearest(job.choice, images, _place_blocks(job), neighbours)))
+    return np.concatenate(found)
+
+
+def _place_blocks(job: Job) -> Iterator[search.Block]:
+    for start in range(0, job.places, job.chunk):
+        stop = min(job.places, start + job.chunk)
+        yield search.Block(start, _queries(job, start, stop), np.ones(stop - start, np.bool_))
+
+
+def _row_schema(job: Job, crowding: bool) -> pa.Schema:
     """Texts with 64-bit offsets: there may be more than two gigabytes of them."""
     fields = [
         pa.field(field.name, pa.large_string() if pa.types.is_string(field.type) else field.type)
         for field in metadata.FIELDS
     ]
     vector = pa.field("vector", pa.binary(job.columns * np.dtype(job.dtype).itemsize))
-    return pa.schema([pa.field("row", pa.int64()), *fields, *([vector] if job.embeddings.deduplicate else [])])
+    last = [*([vector] if job.embeddings.deduplicate else []), *([_CROWDING] if crowding else [])]
+    return pa.schema([pa.field("row", pa.int64()), *fields, *last])
 
 
 def assemble(partition: int, job: Job) -> Record:
@@ -245,11 +276,13 @@ def assemble(partition: int, job: Job) -> Record:
     parts = [part for each in range(job.ranges) for part in _parts(job, "best", "best", 1, each, partition)]
     best = pa.concat_tables([FOUND.empty_table(), *parts]).combine_chunks()
     place, row, similarity = (best[name].to_numpy() for name in FOUND.names)
-    order = np.lexsort((row, -similarity, place))
     known = pa.concat_tables(
-        [_row_schema(job).empty_table(), *_parts(job, "rows", "rows", job.ranges, partition)]
+        [_row_schema(job, job.corrects).empty_table(), *_parts(job, "rows", "rows", job.ranges, partition)]
     ).combine_chunks()
-    where = np.searchsorted(known["row"].to_numpy(), row[order])  # ranges come in order, so its rows ascend
+    where = np.searchsorted(known["row"].to_numpy(), row)  # ranges come in order, so its rows ascend
+    score = hubs.corrected(similarity, known["crowding"].to_numpy()[where]) if job.corrects else similarity
+    order = np.lexsort((row, -score, place))
+    where = where[order]
     edges = np.searchsorted(place[order], np.arange(start, stop + 1))
     counters["places_with_images"] = int(np.count_nonzero(np.diff(edges)))
     urls = known["url"].combine_chunks()
@@ -290,7 +323,8 @@ def _stays(
 ) -> npt.NDArray[np.int64]:
     """Which of a place's candidates, best first, are its matches; the others are counted."""
     if not job.embeddings.deduplicate:
-        return np.arange(len(where))
+        counters["matches_over_num_images"] += max(0, len(where) - job.num_images)
+        return np.arange(min(len(where), job.num_images))
     if len(where) == 0:
         return np.arange(0)
     data = known["vector"].take(pa.array(where)).combine_chunks()

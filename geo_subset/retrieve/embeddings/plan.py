@@ -50,13 +50,15 @@ class Unit:
         return f"map-{self.index:06d}"
 
 
-def candidates(num_images: int, deduplicate: bool) -> int:
-    """k: how many rows are kept of each place until near-duplicates are removed.
+def candidates(num_images: int, deduplicate: bool, corrected: bool) -> int:
+    """k: how many rows are kept of each place until hubs are put back and near-duplicates removed.
 
-    Twice num_images, so that a place is refilled as long as no more than half of its best rows are near-duplicates;
-    where they are, the images missing are counted (images_not_refilled).
+    Twice num_images for near-duplicates, so that a place is refilled as long as no more than half of its best rows are
+    near-duplicates; where they are, the images missing are counted (images_not_refilled). Twice as many again for the
+    correction of hubs: it ranks these candidates, so that an image comes in only from among them, however few places
+    are near it.
     """
-    return 2 * num_images if deduplicate else num_images
+    return num_images * (2 if deduplicate else 1) * (2 if corrected else 1)
 
 
 def unit_rows(total: int) -> int:

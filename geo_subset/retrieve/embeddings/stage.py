@@ -4,7 +4,7 @@ Counters add up: vectors are the rows of the files; of them vectors_zero, vector
 not searched, vectors_normalised are searched but were not of length 1. candidates = candidates_of_other_units + rows +
 matches_near_duplicate + matches_same_url + matches_over_num_images + matches_without_url (of an index).
 images_not_refilled are missing from the places_not_refilled, whose candidates were used up before all images were.
-operations are those of the product.
+operations are those of the products, with all vectors and with the images_corrected.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def content(settings: Settings) -> Any:
     return {
         "strategy": "embeddings",
         "num_images": settings.retrieve.num_images,
-        "embeddings": embeddings.model_dump(mode="json", include={"model", "deduplicate"}),
+        "embeddings": embeddings.model_dump(mode="json", include={"model", "deduplicate", "hub_correction"}),
         "files": [[file.url.rpartition("/")[2], file.bytes, file.version] for file in files],
     }
 
@@ -103,7 +103,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
         passes.warm_up()
     read = _pass(settings, job, "scan", passes.find, units, "vectors", found).counters
     _pass(settings, job, "best", passes.rank, list(range(job.partitions)), "rank")
-    _pass(settings, job, "rows", passes.look_up, list(range(job.ranges)), "look up", found)
+    known = _pass(settings, job, "rows", passes.look_up, list(range(job.ranges)), "look up", found).counters
     with progress.track("retrieve", job.partitions, "partitions", job.partitions - len(left)) as advance:
         for outcome in cluster.run_tasks(passes.assemble, left, (job,), settings.cluster):
             if outcome.error is not None:
@@ -113,8 +113,9 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     ranked = job.beside("best").manifest()
     counters = {
         "places": places,
-        "operations": 2 * places * job.rows * columns,
+        "operations": 2 * places * (job.rows + known.get("images_corrected", 0)) * columns,
         **read,
+        **known,
         **(ranked.counters if ranked else {}),
     }
     manifest = folder.finish(records.values(), time.monotonic() - started, counters)
@@ -166,7 +167,8 @@ def _pass(
     records = folder.start(len(units))
     left = [unit for unit in units if _name(stage, unit, job) not in records]
     errors: list[str] = []
-    gpus = 1.0 if job.choice.device == "cuda" and stage in ("scan", "texts") else 0.0
+    multiplies = stage in ("scan", "texts") or (stage == "rows" and job.corrects)
+    gpus = 1.0 if job.choice.device == "cuda" and multiplies else 0.0
     arguments = (job,) if found is None else (job, found)
     with progress.track(label, len(units), "units", len(units) - len(left)) as advance:
         for outcome in cluster.run_tasks(function, left, arguments, settings.cluster, gpus):

@@ -10,13 +10,15 @@ from geo_subset.settings import EmbeddingsSettings
 
 @dataclass(frozen=True)
 class Workload:
-    """`rows` is exact where all files are .npy, else an estimate by bytes; sizes are in bytes."""
+    """`rows` is exact where all files are .npy, else an estimate by bytes; sizes are in bytes.
+    `corrected` is how many images are compared with all places once more, at most."""
 
     files: int
     bytes: int
     rows: int
     columns: int
     k: int
+    corrected: int
     groups: int
     units: int
     range_rows: int
@@ -38,7 +40,8 @@ def of(embeddings: EmbeddingsSettings, num_images: int, places: int) -> Workload
         sizes = [(pair.vectors or pair.metadata).bytes for pair in pairs]
         files, size = len(pairs), sum(sizes)
         rows, columns = round(size * first.rows / sizes[0]), first.columns
-    k = plan.candidates(num_images, embeddings.deduplicate)
+    corrects = embeddings.hub_correction != "none"
+    k = plan.candidates(num_images, embeddings.deduplicate, corrects)
     units = plan.units([rows], places, k, columns)
     ranges = len(plan.ranges([rows]))
     groups = len(units) // max(1, ranges)
@@ -50,6 +53,7 @@ def of(embeddings: EmbeddingsSettings, num_images: int, places: int) -> Workload
         rows=rows,
         columns=columns,
         k=k,
+        corrected=min(rows, places * k) if corrects else 0,
         groups=groups,
         units=len(units),
         range_rows=plan.unit_rows(rows),

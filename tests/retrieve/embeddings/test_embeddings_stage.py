@@ -195,9 +195,9 @@ def index_folder(folder, rows, tables):
     return folder
 
 
-@pytest.mark.parametrize("deduplicate", [True, False])
+@pytest.mark.parametrize(("deduplicate", "correction"), [(True, "none"), (False, "none"), (True, "csls")])
 def test_an_index_folder_is_asked_where_there_are_no_vectors(
-    ray_session, tmp_path, run_url, queries, deduplicate, caplog, monkeypatch
+    ray_session, tmp_path, run_url, queries, deduplicate, correction, caplog, monkeypatch
 ):
     rows = clustered(np.random.default_rng(8), 900, COLUMNS, 100)
     urls = metadata(0, 900)["url"].to_pylist()
@@ -207,11 +207,12 @@ def test_an_index_folder_is_asked_where_there_are_no_vectors(
     plain = inference_folder(tmp_path / "inference", [rows])
     pq.write_table(meta, plain / "metadata/metadata_0.parquet")
     monkeypatch.setattr(log, "propagate", True)  # the command, in other tests of this process, has set it otherwise
+    options = {"deduplicate": deduplicate, "hub_correction": correction}
     with caplog.at_level("WARNING", "geo_subset"):
-        manifest = run(run_url, folder, queries, "6", deduplicate=deduplicate)
+        manifest = run(run_url, folder, queries, "6", **options)
     assert "misses some of the nearest images" in caplog.text
     counters, asked = manifest.counters, matches(run_url, manifest).to_pandas()
-    exact = matches(run_url, run(run_url, plain, queries, "7", deduplicate=deduplicate)).to_pandas()
+    exact = matches(run_url, run(run_url, plain, queries, "7", **options)).to_pandas()
     both = asked.merge(exact, on=["place_id", "image_id"])
     assert len(both) > 0.95 * len(exact)
     assert (both["url_x"] == both["url_y"]).all()
