@@ -243,7 +243,9 @@ def _drive(
     finally:
         for reference in pending:
             with contextlib.suppress(exceptions.RayError, ValueError, TypeError):
-                ray.cancel(reference, force=False)
+                # Killed: a worker interrupted while it imports a module would fail the next task that it is given.
+                # (Actors' calls cannot be; their owner ends them.)
+                ray.cancel(reference, force=True)
 
 
 def _anything_runs() -> bool:
