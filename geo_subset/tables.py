@@ -7,7 +7,7 @@ source does not have is null throughout.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -108,13 +108,19 @@ def read_rows(file: pq.ParquetFile, start: int, stop: int, columns: list[str] | 
     return file.read_row_groups(groups, columns=columns).slice(start - first, stop - start)
 
 
-def ahead(rows: Iterator[Rows], number: int = 4) -> Iterator[Rows]:
-    """The same tables or batches; up to `number` of them are made by another thread while one is in use."""
-    with ThreadPoolExecutor(1) as pool:
+def ahead(rows: Iterator[Rows], number: int = 4) -> Generator[Rows, None, None]:
+    """The same tables or batches; up to `number` of them are made by another thread while one is in use.
+
+    Closed early, it waits for the one in the making: until then what they are made of is in use.
+    """
+    pool = ThreadPoolExecutor(1)
+    try:
         coming = deque(pool.submit(next, rows, None) for _ in range(number))
         while (some := coming.popleft().result()) is not None:
             coming.append(pool.submit(next, rows, None))
             yield some
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:

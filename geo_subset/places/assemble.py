@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import duckdb
@@ -70,7 +70,8 @@ def assembled(paths: Sequence[str], settings: PlacesSettings, counters: Counter[
         counters["places"] = _number(database, "SELECT count(*) FROM lean") - _number(
             database, "SELECT count(*) FROM gone"
         )
-        yield tables.ahead(_rows(database, paths))
+        with closing(tables.ahead(_rows(database, paths))) as rows:  # else an error would find the database busy
+            yield rows
 
 
 def _rows(database: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> Iterator[pa.Table]:
