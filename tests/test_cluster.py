@@ -88,7 +88,7 @@ def test_a_full_disk_stops_the_run_at_once(ray_session, tmp_path):
 
 
 class Squarer:
-    def __init__(self, index, workers, folder):
+    def __init__(self, index, folder):
         self.index, self.folder = index, folder
 
     async def run(self, unit):
@@ -98,7 +98,7 @@ class Squarer:
 
 
 class Broken:
-    def __init__(self, index, workers, folder):
+    def __init__(self, index, folder):
         raise ValueError("no such model")
 
 

@@ -16,6 +16,7 @@ FLOORS = [
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "shuffle"},
+    {"workers"},
     {"manifests", "tables", "settings", "progress", "urls", "storage", "inputs", "retry_after"},
     {"errors", "stopping", "complaints", ""},
 ]

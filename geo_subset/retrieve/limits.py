@@ -132,6 +132,11 @@ class Limit:
         """Requests in flight that are allowed."""
         return self._value if self._trial is None else self._trial
 
+    @property
+    def settled(self) -> bool:
+        """Whether slow start is over: what there was to gain by doubling has been found."""
+        return not self._doubling
+
     def add(self, worker: int, tally: Tally, now: float) -> None:
         """Takes a worker's report into account."""
         ended = tally.answered + tally.failed
@@ -331,6 +336,12 @@ class Limits:
             self._well = now
         shares = self._shares(worker, now)
         return Reply(shares, self._granted(worker, tokens_left, now), self._period(), self._gone(now))
+
+    def taken(self, now: float) -> int | None:
+        """Requests in flight that all backends together take now; None while that of one is being found out."""
+        if not all(backend.limit.settled or backend.aside for backend in self.backends):
+            return None
+        return min(self._concurrency, sum(backend.allowed(now) for backend in self.backends))
 
     def _shares(self, worker: int, now: float) -> tuple[int, ...]:
         me = self._workers[worker]

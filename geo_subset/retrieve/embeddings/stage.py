@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from geo_subset import cluster, progress
+from geo_subset import cluster, progress, workers
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.progress import log
@@ -76,7 +76,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     if embeddings.query_vectors is not None:
         _check_rows(embeddings.query_vectors, places)
     picked = choice.choose(
-        embeddings.device, embeddings.dtype, cluster.gpu_count(), choice.processor_has_bfloat16()
+        embeddings.device, embeddings.dtype, workers.gpu_count(), choice.processor_has_bfloat16()
     )  # fmt: skip
     approximate = index.found(embeddings.path)
     job = Job(
