@@ -71,8 +71,9 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     try:
         ray.init(where, **options)
     except Exception as error:  # Ray raises bare ones, when a node is slow to start among others
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise SettingsError(f"no Ray cluster at {where}: {lines[0]}") from error
+        # The reason (a token that is missing, another version) is that of the error before it.
+        reasons = [str(e).strip().splitlines()[0] for e in (error, error.__cause__) if e is not None and str(e).strip()]
+        raise SettingsError(f"no Ray cluster at {where}: {': '.join(reasons) or repr(error)}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put a handler of its own in its place
     try:

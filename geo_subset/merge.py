@@ -33,6 +33,8 @@ PARTITION_BYTES = 256 << 20
 MAP_BYTES = 64 << 20
 MEMORY_LIMIT = "1GB"
 """DuckDB's memory per reduce task; above it, it spills to the node's scratch space."""
+REDUCE_MEMORY = 2 << 30
+"""Bytes that a reduce task has for itself on its node: that, its rows and what it hands out."""
 MAX_THREADS = 8
 """For a single partition; more would each want their share of that memory."""
 
@@ -92,7 +94,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     )
     done = partitions - len(todo)
     with progress.track("merge", partitions, "partitions", done) as advance:
-        for outcome in cluster.run_tasks(_reduce, todo, (reduction,), settings.cluster):
+        for outcome in cluster.run_tasks(_reduce, todo, (reduction,), settings.cluster, memory=REDUCE_MEMORY):
             if outcome.error is not None:
                 raise StageError(f"partition {outcome.unit} of {partitions} could not be merged: {outcome.error}")
             records[_unit(outcome.unit)] = outcome.result
