@@ -191,7 +191,8 @@ def duckdb_alone(parts: list[str], places: str, out: str) -> None:
                     SELECT * FROM read_parquet({parts})
                     QUALIFY row_number() OVER (PARTITION BY url, place_id ORDER BY similarity DESC, rank) = 1
                 ), ranked AS (
-                    SELECT *, row_number() OVER (PARTITION BY url ORDER BY similarity DESC, rank, place_id) AS nth FROM best
+                    SELECT *, row_number() OVER (PARTITION BY url ORDER BY similarity DESC, rank, place_id) AS nth
+                    FROM best
                 ), lists AS (
                     SELECT url, list(place_id ORDER BY nth) AS place_ids, list(similarity ORDER BY nth) AS similarities
                     FROM ranked GROUP BY url

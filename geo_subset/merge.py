@@ -161,7 +161,8 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
         database = stack.enter_context(_database(threads))
         if split is None:
             paths = stack.enter_context(StageFolder(folder.run_url, "retrieve").local(reduction.matches))
-            rows = pa.concat_tables([MATCHES.empty_table(), *(pq.read_table(path, schema=MATCHES) for path in paths)])
+            parts = [pq.ParquetFile(path).read() for path in paths]
+            rows = pa.concat_tables(parts) if parts else MATCHES.empty_table()
         else:
             manifest = split.manifest()
             names = manifest.paths("map-") if manifest else []
@@ -208,7 +209,7 @@ def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, mer
     """
     least = "-infinity" if merge.min_similarity is None else repr(merge.min_similarity)
     uid = "uid" if "uid" in rows.column_names else "md5(url_key(url))"
-    database.register("matches", rows.append_column("row", pa.array(np.arange(rows.num_rows))))
+    database.register("matches", rows.append_column("row", _column(np.arange(rows.num_rows))))
     # The best of a place's rows for the image, then the places by the same order: similarity, rank, place_id, url.
     found = database.sql(
         f"""
@@ -224,23 +225,24 @@ def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, mer
     below = database.sql(f"SELECT count(*) FROM matches WHERE similarity < '{least}'::FLOAT").fetchall()[0][0]
     database.unregister("matches")
     uids = found["uid"].combine_chunks()
-    begins = np.flatnonzero(_is_first(uids))
+    begins = _begins(uids)
     ends = np.append(begins, len(uids))
-    urls_ = found.take(pa.array(begins))
+    urls_ = found.take(_column(begins))
     urls_ = urls_.append_column("url", rows["url"].cast(pa.large_string()).take(urls_["row"]))
-    database.register("best", urls_.select(["place_id", "url"]).append_column("n", pa.array(np.arange(len(begins)))))
+    database.register("best", urls_.select(["place_id", "url"]).append_column("n", _column(np.arange(len(begins)))))
     known = database.sql(
         f"""SELECT name, latitude, longitude, url_host(url) AS host
             FROM best LEFT JOIN {_parquet([places])} USING (place_id) ORDER BY n"""
     ).to_arrow_table()
     database.unregister("best")
     host = known["host"].combine_chunks().dictionary_encode()
-    hosts, of_host = host.dictionary.to_pylist(), host.indices.to_numpy()
-    domains = pa.array([urls.registered_domain(name) for name in hosts], pa.string())
+    hosts = host.dictionary.to_pylist()
+    of_host = np.frombuffer(host.indices.buffers()[1], np.int32, len(host), 4 * host.indices.offset)
+    domains = _texts([urls.registered_domain(name) for name in hosts])
     blocked_uids, blocked_domains = _read_blocklists(merge.blocklist)
     blocked_hosts = np.array([_is_blocked(name, blocked_domains) for name in hosts], bool)
     reasons = {
-        "urls_blocked": pc.is_in(urls_["uid"], pa.array(sorted(blocked_uids), pa.string())).to_numpy(),
+        "urls_blocked": np.array([uid in blocked_uids for uid in urls_["uid"].to_pylist()] if blocked_uids else False),
         "urls_of_blocked_domains": blocked_hosts[of_host],
         "urls_of_too_many_places": np.diff(ends) > (merge.max_places_per_url or 2**31 - 1),
     }
@@ -264,14 +266,14 @@ def _samples(
         urls_ = merged.urls.slice(start, _SLICE)
         ends = merged.ends[start : start + urls_.num_rows + 1]
         mine = slice(int(ends[0]), int(ends[-1]))
-        offsets = pa.array((ends - ends[0]).astype(np.int32))
+        offsets = _column((ends - ends[0]).astype(np.int32))
         columns = {name: urls_[name] for name in urls_.column_names if name != "row"}
         columns |= {name: rows[name].take(urls_["row"]) for name in rows.column_names}
         columns["place_ids"] = pa.ListArray.from_arrays(offsets, merged.place_ids[mine])
         columns["similarities"] = pa.ListArray.from_arrays(offsets, merged.similarities[mine])
-        columns["place_count"] = pa.array(np.diff(ends).astype(np.int32))
+        columns["place_count"] = _column(np.diff(ends).astype(np.int32))
         table = pa.table({name: columns[name] for name in SAMPLES.names}).cast(SAMPLES)
-        table = table.filter(pa.array(merged.dropped[start : start + _SLICE] < 0))
+        table = table.take(_column(np.flatnonzero(merged.dropped[start : start + _SLICE] < 0)))
         if where is not None:
             database.register("samples", table)
             fits = database.sql(f"SELECT ({where}\n) IS true AS fits FROM samples").to_arrow_table()["fits"]
@@ -282,12 +284,25 @@ def _samples(
         yield table
 
 
-def _is_first(values: pa.Array) -> npt.NDArray[np.bool_]:
-    """(N,) Whether a value differs from the one before it."""
-    first = np.ones(len(values), bool)
-    if len(values) > 1:
-        first[1:] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
-    return first
+def _begins(uids: pa.Array) -> npt.NDArray[np.int64]:
+    """Where a uid differs from the one before it."""
+    if not len(uids):
+        return np.zeros(0, np.int64)
+    texts = np.frombuffer(uids.buffers()[2], "S32", len(uids), 32 * uids.offset)
+    return np.flatnonzero(np.concatenate([[True], texts[1:] != texts[:-1]]))
+
+
+def _column(numbers: npt.NDArray[np.integer]) -> pa.Array:
+    """`pa.array` of them. That would import pandas, as `to_numpy` does: half a second in a worker."""
+    numbers = np.ascontiguousarray(numbers)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    """The same for strings."""
+    encoded = [value.encode() for value in values]
+    offsets = np.concatenate([[0], np.cumsum([len(value) for value in encoded], dtype=np.int64)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
 
 
 def _contiguous(table: pa.Table) -> pa.Table:
