@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import sys
@@ -37,18 +38,29 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except GeoSubsetError as error:
-        click.echo(f"geo-subset: {error}", err=True)
+        _ended("failed", f"geo-subset: {error}")
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"\nstopped; what is done is kept. To go on: geo-subset {shlex.join(words)}", err=True)
+        _ended("stopped", f"\nstopped; what is done is kept. To go on: geo-subset {shlex.join(words)}")
         return INTERRUPTED
     except Exception as error:
         # What the world outside does (a bucket without credentials, a folder without permission) is no bug of ours.
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _OUTSIDE:
             raise
-        click.echo(f"geo-subset: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
+        _ended("failed", f"geo-subset: {type(error).__name__}: {' '.join(str(error).split())}")
         return 1
     return 0
+
+
+def _ended(how: str, message: str) -> None:
+    """Tells why a command ends, in the form of its log."""
+    from geo_subset import events
+
+    if events.structured():
+        events.set_up_logging()  # it may have ended before its log began
+        events.event(how, message, level=logging.ERROR)
+    else:
+        click.echo(message, err=True)
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,9 +88,9 @@ def _stage_command(name: str, last: str, help_text: str) -> None:
     @_run_file
     @_options
     def command(run_file: Path, overrides: tuple[str, ...], address: str | None) -> None:
-        from geo_subset import pipeline, progress, settings
+        from geo_subset import events, pipeline, settings
 
-        progress.set_up_logging()
+        events.set_up_logging()
         loaded = settings.load(run_file, overrides)
         results = pipeline.run(loaded, last, address)
         if all(result.skipped for result in results):
@@ -97,9 +109,9 @@ _stage_command("run", "report", "All stages.")
 )
 def places(run_file: Path, overrides: tuple[str, ...], address: str | None, preview: int | None) -> None:
     """The places table and the search texts."""
-    from geo_subset import pipeline, progress, runfolder, settings
+    from geo_subset import events, pipeline, runfolder, settings
 
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     result = pipeline.run(loaded, "places", address)[-1]
     if preview is not None:
@@ -128,10 +140,10 @@ def plan(
 
     The places are made for it, as they are for a run.
     """
-    from geo_subset import costs, pipeline, progress, runfolder, settings
+    from geo_subset import costs, events, pipeline, runfolder, settings
     from geo_subset.places.stage import FILE
 
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     rates = costs.known(loaded, like, by_hand)
     fingerprint = pipeline.run(loaded, "places", address)[-1].manifest.fingerprint
@@ -164,11 +176,11 @@ def download(
     run_file: Path, overrides: tuple[str, ...], address: str | None, retry_failed: bool, reason: str | None
 ) -> None:
     """Webdataset shards, and what they need before them."""
-    from geo_subset import pipeline, progress, settings
+    from geo_subset import events, pipeline, settings
 
     if reason is not None and not retry_failed:
         raise click.UsageError("--reason goes with --retry-failed")
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     results = pipeline.run(loaded, "download", address)
     if retry_failed:
@@ -225,10 +237,10 @@ def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_j
 @_options
 def verify(run_file: Path, overrides: tuple[str, ...], address: str | None) -> None:
     """Re-reads every shard and compares it with manifest and samples; changes nothing."""
-    from geo_subset import cluster, progress, runfolder, settings
+    from geo_subset import cluster, events, runfolder, settings
     from geo_subset.download import verify as verification
 
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     plan = verification.prepare(loaded, runfolder.open_run(loaded.run))
     with cluster.connect(loaded.cluster, address):
@@ -266,10 +278,10 @@ def demo(
     address: str | None,
 ) -> None:
     """The whole pipeline on an embedded world, no network."""
-    from geo_subset import pipeline, progress, runfolder, settings
+    from geo_subset import events, pipeline, runfolder, settings
     from geo_subset.demo import launch
 
-    progress.set_up_logging()
+    events.set_up_logging()
     world = launch.build(out, places, images, port, corpus)
     run_file = launch.write_run_file(world, out)
     loaded = settings.load(run_file, overrides)

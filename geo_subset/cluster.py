@@ -20,9 +20,9 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset import stopping
+from geo_subset import events, metrics, stopping, work
 from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StorageFullError
-from geo_subset.progress import log
+from geo_subset.manifests import Record
 from geo_subset.settings import ClusterSettings
 
 Unit = TypeVar("Unit")
@@ -54,6 +54,7 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     Raises SettingsError if no cluster answers there.
     """
     if ray.is_initialized():  # a caller (a test, a notebook) brought its own
+        metrics.export(True)
         yield
         return
     where = address or settings.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -76,8 +77,10 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
         cpus = float(ray.cluster_resources().get("CPU", 0))
         if where == "local" and settings.cpus_per_worker > cpus:
             raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
+        metrics.export(where != "local")
         yield
     finally:
+        metrics.export(False)
         ray.shutdown()
 
 
@@ -102,7 +105,9 @@ def run_tasks(
     gpus: float = 0,
 ) -> Generator[Outcome[Unit], None, None]:
     """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come; each has `gpus` for itself."""
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(function)
+    remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(
+        work.measured(function, settings.cpus_per_worker, gpus)
+    )
     shared = [ray.put(argument) for argument in arguments]
     pending: dict[Any, Unit] = {}
 
@@ -130,7 +135,9 @@ def run_actors(
     """
     waiting = list(units)
     workers = min(worker_count(settings), max(1, len(waiting)), limit)
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(actor_class)
+    remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(
+        work.measured(actor_class, settings.cpus_per_worker)
+    )
     actors: list[Any] = [None] * workers
     starting: dict[Any, int] = {}
     loads: dict[int, int] = {}  # of the actors that have started
@@ -211,7 +218,8 @@ def _drive(
             ready, _ = ray.wait([*pending, *starting], num_returns=1, timeout=PATIENCE)
             stopping.check()
             if not ready and (starting or not _anything_runs()):
-                log.info("waiting: the cluster has no room for %s", "more workers" if pending else "a worker")
+                wanted = "more workers" if pending else "a worker"
+                events.event("waiting", f"waiting: the cluster has no room for {wanted}")
             for reference in ready:
                 if reference in starting:
                     on_started(reference)
@@ -220,19 +228,20 @@ def _drive(
                 outcome: Outcome[Unit] | None = None
                 lost = False
                 try:
-                    outcome = Outcome(unit, ray.get(reference))
+                    outcome = Outcome(unit, _received(unit, ray.get(reference)))
                 except exceptions.RayTaskError as error:
                     cause = error.cause
                     if isinstance(cause, StorageFullError):
                         raise cause from None
                     failures[unit] = failures.get(unit, 0) + 1
                     final = isinstance(cause, GeoSubsetError) or failures[unit] >= ATTEMPTS
+                    _tell_of_failure(unit, cause, failures[unit], final)
                     if final:
                         outcome = Outcome(unit, error=_one_line(cause), wrong_input=isinstance(cause, SettingsError))
                 except exceptions.RayError as error:
                     lost = True
                     losses[unit] = losses.get(unit, 0) + 1
-                    log.info("a worker was lost (%s); its work is done again", type(error).__name__)
+                    _tell_of_loss(unit, error, losses[unit])
                     if losses[unit] >= LOSSES:
                         outcome = Outcome(unit, error=_lost(error, losses[unit]))
                 on_ended(reference, lost)
@@ -246,6 +255,45 @@ def _drive(
                 # Killed: a worker interrupted while it imports a module would fail the next task that it is given.
                 # (Actors' calls cannot be; their owner ends them.)
                 ray.cancel(reference, force=True)
+
+
+def _received(unit: Any, finished: work.Finished) -> Any:
+    """A unit's result; tells of it, and of what its worker logged."""
+    result = finished.result
+    record = result[0] if isinstance(result, tuple) else result
+    if isinstance(record, Record):
+        used = record.extra.get("usage", {})
+        sizes = {"files": len(record.files), "bytes": sum(entry.bytes for entry in record.files)}
+        events.tell(finished.kept, unit=record.unit)
+        events.event("unit done", **{"unit": record.unit, **sizes, **used, "counters": record.counters})
+        metrics.unit_done(record)
+    else:
+        events.tell(finished.kept, unit=_name(unit))
+    return result
+
+
+def _tell_of_failure(unit: Any, cause: BaseException, times: int, final: bool) -> None:
+    error, name = _one_line(cause), _name(unit)
+    metrics.trouble("failed")
+    if final:  # people are told by whoever gets the outcome
+        events.event("unit failed", level=logging.ERROR, unit=name, error=error, attempts=times)
+    else:
+        message = f"{name} failed ({error}); it is tried again"
+        events.event("unit tried again", message, level=logging.WARNING, unit=name, error=error, attempts=times)
+
+
+def _tell_of_loss(unit: Any, error: BaseException, times: int) -> None:
+    kind = type(error).__name__
+    metrics.trouble("lost")
+    events.event(
+        "worker lost", f"a worker was lost ({kind}); its work is done again",
+        level=logging.WARNING, unit=_name(unit), error=kind, losses=times,
+    )  # fmt: skip
+
+
+def _name(unit: Any) -> str:
+    """A unit as the log names it: shards and chunks have names, numbers and files stand for themselves."""
+    return str(getattr(unit, "name", None) or getattr(unit, "unit", None) or unit)[:200]
 
 
 def _anything_runs() -> bool:

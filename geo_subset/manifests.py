@@ -45,6 +45,8 @@ class Manifest:
     seconds: float
     versions: dict[str, str]
     units: tuple[Record, ...] = ()
+    usage: dict[str, float] = field(default_factory=dict)
+    """What the work took, by name (`work.taken`); unlike counters it differs from run to run."""
 
     def paths(self, prefix: str = "part-") -> list[str]:
         """Names of the files that start with `prefix`, in order."""
@@ -76,6 +78,7 @@ def manifest_to_json(manifest: Manifest) -> str:
         "files": [dataclasses.asdict(entry) for entry in manifest.files],
         "counters": manifest.counters,
         "seconds": manifest.seconds,
+        "usage": manifest.usage,
         "versions": manifest.versions,
         "units": [
             {"unit": u.unit, "files": [entry.path for entry in u.files], "counters": u.counters, "extra": u.extra}
@@ -100,6 +103,7 @@ def manifest_from_json(text: str) -> Manifest:
         seconds=tree["seconds"],
         versions=tree["versions"],
         units=units,
+        usage=tree.get("usage", {}),
     )
 
 
@@ -117,6 +121,15 @@ def record_from_json(text: str | None, fingerprint: str) -> Record | None:
         return Record(tree["unit"], files, tree["counters"], tree["extra"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def add_usage(usages: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The sum by name."""
+    total: dict[str, float] = {}
+    for usage in usages:
+        for name, amount in usage.items():
+            total[name] = round(total.get(name, 0) + amount, 3)
+    return total
 
 
 def add_counters(counters: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from geo_subset import runfolder, stopping
+from geo_subset import events, runfolder, stopping
 from geo_subset.manifests import Manifest, Progress
-from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, dumps
 
@@ -73,19 +72,24 @@ def run(settings: Settings, last: str = "report", address: str | None = None) ->
         connected = False
         for stage in _up_to(last):
             stopping.check()
-            folder = _folder(stage, settings, run_url)
-            manifest = folder.finished()
-            skipped = manifest is not None
-            if manifest is None:
-                if stage.needs_cluster(settings) and not connected:
-                    from geo_subset import cluster
+            with events.about(run=run_url, stage=stage.name):
+                folder = _folder(stage, settings, run_url)
+                manifest = folder.finished()
+                skipped = manifest is not None
+                if manifest is None:
+                    if stage.needs_cluster(settings) and not connected:
+                        from geo_subset import cluster
 
-                    stack.enter_context(cluster.connect(settings.cluster, address))
-                    connected = True
-                manifest = stage.module.run(settings, folder)
-            did = "done already:" if skipped else f"{manifest.seconds:.1f} s:"
-            log.info("%-9s %s %s", stage.name, did, stage.module.describe(manifest))
-            results.append(Result(stage.name, manifest, skipped))
+                        stack.enter_context(cluster.connect(settings.cluster, address))
+                        connected = True
+                    events.event("stage started")
+                    manifest = stage.module.run(settings, folder)
+                did = "done already:" if skipped else f"{manifest.seconds:.1f} s:"
+                events.event(
+                    "stage done", f"{stage.name:<9} {did} {stage.module.describe(manifest)}",
+                    skipped=skipped, seconds=manifest.seconds, counters=manifest.counters, **manifest.usage,
+                )  # fmt: skip
+                results.append(Result(stage.name, manifest, skipped))
     return results
 
 

@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import manifests, storage, tables
+from geo_subset import manifests, storage, tables, work
 from geo_subset.errors import SettingsError, StageError, from_os_error
-from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, digest_of, versions
+from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, add_usage, digest_of, versions
 
 #: Raised when a format on storage changes: what older versions wrote is then made again.
 FORMAT = 1
@@ -239,8 +239,9 @@ class StageFolder:
             return FileEntry(name, rows, path.stat().st_size, storage.sha256(stream))
 
     def record(self, unit: str, files: Sequence[FileEntry], counters: dict[str, int], **extra: Any) -> Record:
-        """Declares a unit finished: from now on its files count."""
-        record = Record(unit, tuple(files), counters, {**extra, "finished": time.time()})
+        """Declares a unit finished: from now on its files count. What this process used for it is noted as well."""
+        noted = {"usage": work.taken(), **extra, "finished": time.time()}
+        record = Record(unit, tuple(files), counters, noted)
         try:
             text = manifests.record_to_json(record, self.fingerprint)
             storage.write_text(f"{self.url}/{_RECORDS}/{unit}.json", text)
@@ -257,10 +258,17 @@ class StageFolder:
             return next((record for record in manifest.units if record.unit == unit), None)
         return record
 
-    def finish(self, records: Iterable[Record], seconds: float, counters: dict[str, int] | None = None) -> Manifest:
+    def finish(
+        self,
+        records: Iterable[Record],
+        seconds: float,
+        counters: dict[str, int] | None = None,
+        beforehand: Iterable[Manifest] = (),
+    ) -> Manifest:
         """Writes the manifest from the records (sorted by unit) and removes them: the stage is done.
 
-        `seconds` is how long this process took; what earlier, cut off ones took is added.
+        `seconds` is how long this process took; what earlier, cut off ones took is added. What steps `beforehand`
+        used, in folders of their own that go, counts as used by this stage.
         Raises StageError if a recorded file is not there as it was recorded.
         """
         units = tuple(sorted(records, key=lambda record: record.unit))
@@ -269,7 +277,8 @@ class StageFolder:
         total = add_counters([*(record.counters for record in units), counters or {}])
         total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
         seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)
-        manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units)
+        usage = add_usage([*(u.extra.get("usage", {}) for u in units), *(step.usage for step in beforehand)])
+        manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units, usage)
         try:
             storage.write_text(f"{self.url}/{_MANIFEST}", manifests.manifest_to_json(manifest))
             fs, root = storage.filesystem(self.url)

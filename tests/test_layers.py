@@ -16,8 +16,9 @@ FLOORS = [
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "shuffle"},
-    {"manifests", "tables", "settings", "progress", "urls", "storage", "inputs", "retry_after"},
-    {"errors", "stopping", "complaints", ""},
+    {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
+    {"metrics"},
+    {"manifests", "events", "errors", "stopping", "complaints", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
