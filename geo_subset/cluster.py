@@ -20,8 +20,8 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset import stopping
-from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StorageFullError
+from geo_subset import lease, stopping
+from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StopRunError
 from geo_subset.progress import log
 from geo_subset.settings import ClusterSettings
 
@@ -102,7 +102,7 @@ def run_tasks(
     gpus: float = 0,
 ) -> Generator[Outcome[Unit], None, None]:
     """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come; each has `gpus` for itself."""
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(function)
+    remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(lease.checked(function))
     shared = [ray.put(argument) for argument in arguments]
     pending: dict[Any, Unit] = {}
 
@@ -130,7 +130,9 @@ def run_actors(
     """
     waiting = list(units)
     workers = min(worker_count(settings), max(1, len(waiting)), limit)
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(actor_class)
+    remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(
+        lease.checked(actor_class)
+    )
     actors: list[Any] = [None] * workers
     starting: dict[Any, int] = {}
     loads: dict[int, int] = {}  # of the actors that have started
@@ -223,7 +225,7 @@ def _drive(
                     outcome = Outcome(unit, ray.get(reference))
                 except exceptions.RayTaskError as error:
                     cause = error.cause
-                    if isinstance(cause, StorageFullError):
+                    if isinstance(cause, StopRunError):
                         raise cause from None
                     failures[unit] = failures.get(unit, 0) + 1
                     final = isinstance(cause, GeoSubsetError) or failures[unit] >= ATTEMPTS

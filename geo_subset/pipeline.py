@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from geo_subset import runfolder, stopping
+from geo_subset import lease, runfolder, stopping
 from geo_subset.manifests import Manifest, Progress
 from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
@@ -64,12 +64,14 @@ def check(settings: Settings) -> None:
 def run(settings: Settings, last: str = "report", address: str | None = None) -> list[Result]:
     """Runs the stages up to `last`, skipping what is done. Starts or joins a Ray cluster only if a stage needs it.
 
-    Raises SettingsError before anything starts; StageError when a stage cannot finish, with what is done kept.
+    Raises SettingsError before anything starts; StageError when a stage cannot finish, with what is done kept, or when
+    another driver works on the run folder.
     """
     check(settings)
-    run_url = runfolder.open_run(settings.run, dumps(settings))
     results = []
     with ExitStack() as stack:
+        stack.enter_context(lease.held(runfolder.open_run(settings.run)))
+        run_url = runfolder.open_run(settings.run, dumps(settings))
         connected = False
         for stage in _up_to(last):
             stopping.check()
@@ -78,9 +80,10 @@ def run(settings: Settings, last: str = "report", address: str | None = None) ->
             skipped = manifest is not None
             if manifest is None:
                 if stage.needs_cluster(settings) and not connected:
-                    from geo_subset import cluster
+                    from geo_subset import cluster, nodes
 
                     stack.enter_context(cluster.connect(settings.cluster, address))
+                    nodes.check()
                     connected = True
                 manifest = stage.module.run(settings, folder)
             did = "done already:" if skipped else f"{manifest.seconds:.1f} s:"

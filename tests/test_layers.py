@@ -15,7 +15,8 @@ FLOORS = [
     {"demo"},
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
-    {"runfolder", "cluster", "shuffle"},
+    {"runfolder", "cluster", "nodes", "shuffle"},
+    {"lease"},
     {"manifests", "tables", "settings", "progress", "urls", "storage", "inputs", "retry_after"},
     {"errors", "stopping", "complaints", ""},
 ]
