@@ -191,11 +191,12 @@ def download(
 
 
 def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, address: str | None) -> None:
-    from geo_subset import cluster, runfolder
+    from geo_subset import cluster, lease, nodes, runfolder
     from geo_subset.download import stage
 
     folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "download", manifest.fingerprint)
-    with cluster.connect(loaded.cluster, address):
+    with lease.held(folder.run_url), cluster.connect(loaded.cluster, address):
+        nodes.check()
         after = stage.retry_failed(loaded, folder, reason)
     if after is None:
         click.echo("nothing to try again: no image failed for such a reason")

@@ -20,8 +20,8 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset import events, metrics, stopping, work
-from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StorageFullError
+from geo_subset import events, lease, metrics, stopping, work
+from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StopRunError
 from geo_subset.manifests import Record
 from geo_subset.settings import ClusterSettings
 
@@ -106,7 +106,7 @@ def run_tasks(
 ) -> Generator[Outcome[Unit], None, None]:
     """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come; each has `gpus` for itself."""
     remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(
-        work.measured(function, settings.cpus_per_worker, gpus)
+        work.measured(lease.checked(function), settings.cpus_per_worker, gpus)
     )
     shared = [ray.put(argument) for argument in arguments]
     pending: dict[Any, Unit] = {}
@@ -136,7 +136,7 @@ def run_actors(
     waiting = list(units)
     workers = min(worker_count(settings), max(1, len(waiting)), limit)
     remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(
-        work.measured(actor_class, settings.cpus_per_worker)
+        work.measured(lease.checked(actor_class), settings.cpus_per_worker)
     )
     actors: list[Any] = [None] * workers
     starting: dict[Any, int] = {}
@@ -231,7 +231,7 @@ def _drive(
                     outcome = Outcome(unit, _received(unit, ray.get(reference)))
                 except exceptions.RayTaskError as error:
                     cause = error.cause
-                    if isinstance(cause, StorageFullError):
+                    if isinstance(cause, StopRunError):
                         raise cause from None
                     failures[unit] = failures.get(unit, 0) + 1
                     final = isinstance(cause, GeoSubsetError) or failures[unit] >= ATTEMPTS

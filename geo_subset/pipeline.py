@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
-from geo_subset import events, runfolder, stopping
+from geo_subset import events, lease, runfolder, stopping
 from geo_subset.manifests import Manifest, Progress
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, dumps
@@ -63,33 +63,36 @@ def check(settings: Settings) -> None:
 def run(settings: Settings, last: str = "report", address: str | None = None) -> list[Result]:
     """Runs the stages up to `last`, skipping what is done. Starts or joins a Ray cluster only if a stage needs it.
 
-    Raises SettingsError before anything starts; StageError when a stage cannot finish, with what is done kept.
+    Raises SettingsError before anything starts; StageError when a stage cannot finish, with what is done kept, or when
+    another driver works on the run folder.
     """
     check(settings)
-    run_url = runfolder.open_run(settings.run, dumps(settings))
     results = []
     with ExitStack() as stack:
+        stack.enter_context(lease.held(runfolder.open_run(settings.run)))
+        run_url = runfolder.open_run(settings.run, dumps(settings))
         connected = False
         for stage in _up_to(last):
             stopping.check()
-            with events.about(run=run_url, stage=stage.name):
-                folder = _folder(stage, settings, run_url)
-                manifest = folder.finished()
-                skipped = manifest is not None
-                if manifest is None:
-                    if stage.needs_cluster(settings) and not connected:
-                        from geo_subset import cluster
+            stack.enter_context(events.about(run=run_url, stage=stage.name))
+            folder = _folder(stage, settings, run_url)
+            manifest = folder.finished()
+            skipped = manifest is not None
+            if manifest is None:
+                if stage.needs_cluster(settings) and not connected:
+                    from geo_subset import cluster, nodes
 
-                        stack.enter_context(cluster.connect(settings.cluster, address))
-                        connected = True
-                    events.event("stage started")
-                    manifest = stage.module.run(settings, folder)
-                did = "done already:" if skipped else f"{manifest.seconds:.1f} s:"
-                events.event(
-                    "stage done", f"{stage.name:<9} {did} {stage.module.describe(manifest)}",
-                    skipped=skipped, seconds=manifest.seconds, counters=manifest.counters, **manifest.usage,
-                )  # fmt: skip
-                results.append(Result(stage.name, manifest, skipped))
+                    stack.enter_context(cluster.connect(settings.cluster, address))
+                    nodes.check()
+                    connected = True
+                events.event("stage started")
+                manifest = stage.module.run(settings, folder)
+            did = "done already:" if skipped else f"{manifest.seconds:.1f} s:"
+            events.event(
+                "stage done", f"{stage.name:<9} {did} {stage.module.describe(manifest)}",
+                skipped=skipped, seconds=manifest.seconds, counters=manifest.counters, **manifest.usage,
+            )  # fmt: skip
+            results.append(Result(stage.name, manifest, skipped))
     return results
 
 

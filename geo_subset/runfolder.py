@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import manifests, storage, tables, work
+from geo_subset import manifests, stopping, storage, tables, work
 from geo_subset.errors import SettingsError, StageError, from_os_error
 from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, add_usage, digest_of, versions
 
@@ -165,6 +165,7 @@ class StageFolder:
 
         All that does not belong to them (other fingerprints, parts never recorded, half-written files) is removed.
         """
+        stopping.check()
         fs, root = storage.filesystem(self.url)
         try:
             fs.makedirs(f"{root}/{_RECORDS}", exist_ok=True)
@@ -274,6 +275,7 @@ class StageFolder:
         units = tuple(sorted(records, key=lambda record: record.unit))
         files = tuple(entry for record in units for entry in record.files)
         self._check_there(files)
+        stopping.check()
         total = add_counters([*(record.counters for record in units), counters or {}])
         total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
         seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)

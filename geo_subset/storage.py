@@ -55,6 +55,29 @@ def write_text(url: str, text: str) -> None:
         fs.pipe_file(path, text.encode())
 
 
+def create(url: str, text: str) -> bool:
+    """Makes a small file; False if there is one already.
+
+    One of several that try at the same time makes it: by O_EXCL on local and shared file systems, by If-None-Match on
+    object stores. A store that does not know the latter overwrites what is there, and this is True each time.
+    """
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        try:
+            with Path(path).open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+        return True
+    try:
+        fs.pipe_file(path, text.encode(), mode="create")
+    except Exception:  # stores have errors of their own for a file that is there
+        if read_text(url) is None:
+            raise
+        return False
+    return True
+
+
 def remove(url: str) -> None:
     fs, path = filesystem(url)
     with contextlib.suppress(FileNotFoundError):
