@@ -215,22 +215,14 @@ _stage_command("report", "report", "Numbers, plots and contact sheets, and what 
 def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
     """What is done, what is left, counters and rates."""
     del address  # taken everywhere; reading a folder needs no cluster
-    from dataclasses import asdict
+    from geo_subset import lease, pipeline, runfolder, settings
+    from geo_subset import status as shown
 
-    from geo_subset import pipeline, settings
-
-    stages = dict(pipeline.status(settings.load(run_file, overrides)))
-    if as_json:
-        click.echo(json.dumps({name: asdict(progress) for name, progress in stages.items()}, indent=1))
-        return
-    for name, progress in stages.items():
-        line = f"{name:<9} {progress.state:<12}"
-        if progress.units is not None and progress.state != "waiting":
-            rate = f", {progress.units_done / progress.seconds:.2f} parts/s" if progress.seconds else ""
-            line += f" {progress.units_done:,} of {progress.units:,} parts{rate}"
-        click.echo(line.rstrip())
-        for counter, count in progress.counters.items():
-            click.echo(f"    {counter:<32} {count:>12,}")
+    loaded = settings.load(run_file, overrides)
+    held_by = lease.holder(runfolder.open_run(loaded.run))
+    dead = held_by is not None and lease.lives(held_by) is False
+    stages = shown.tree(dict(pipeline.status(loaded)), None if dead else held_by)
+    click.echo(json.dumps(stages, indent=1) if as_json else "\n".join(shown.lines(stages)))
 
 
 @commands.command()

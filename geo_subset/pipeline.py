@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 
@@ -41,7 +41,7 @@ STAGES = (
 
 
 #: What some stages do first, in a folder of its own; its units are what there is to see until then.
-_BEFOREHAND = {"places": "gather", "retrieve": "scan", "merge": "shuffle"}
+_BEFOREHAND = {"places": ("gather",), "retrieve": ("texts", "scan", "best", "rows"), "merge": ("shuffle",)}
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,15 @@ def status(settings: Settings) -> Iterator[tuple[str, Progress]]:
     for stage in STAGES:
         folder = _folder(stage, settings, run_url) if before_done else StageFolder(run_url, stage.name)
         progress = folder.progress()
-        if progress.state == "unfinished" and not progress.units_done and stage.name in _BEFOREHAND:
-            first = StageFolder(run_url, _BEFOREHAND[stage.name], folder.fingerprint).progress()
-            progress = first if first.state == "unfinished" else progress
+        if progress.state in ("not started", "unfinished") and not progress.units_done:
+            for step in _BEFOREHAND.get(stage.name, ()):
+                first = StageFolder(run_url, step, folder.fingerprint).progress()
+                if first.state == "unfinished":
+                    progress = replace(first, step=step)
+                    break
         if not before_done:
             state = "waiting" if progress.state == "not started" else "out of date"
-            progress = Progress(state, None, 0, {}, 0.0)
+            progress = Progress(state)
         before_done = before_done and progress.state == "done"
         yield stage.name, progress
 

@@ -37,6 +37,22 @@ def sizes(url: str) -> dict[str, int]:
         return {}
 
 
+def newest(url: str, most: int) -> tuple[list[str], int]:
+    """Names of the files directly in a folder, on object stores of the `most` that were written last; and how many
+    files there are."""
+    fs, root = filesystem(url)
+    try:
+        files = [entry for entry in fs.ls(root, detail=True) if entry["type"] == "file"]
+    except FileNotFoundError:
+        return [], 0
+    there = len(files)
+    if there > most and not isinstance(fs, LocalFileSystem):
+        # Each store has a name of its own for the time; later is greater in all of them.
+        time = next((key for key in ("LastModified", "updated", "last_modified") if key in files[0]), "name")
+        files = sorted(files, key=lambda entry: entry[time])[-most:]
+    return [Path(entry["name"]).name for entry in files], there
+
+
 def read_text(url: str) -> str | None:
     fs, path = filesystem(url)
     try:

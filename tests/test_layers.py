@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "geo_subset"
 #: The building, top floor first. A module may import only from floors below its own.
 FLOORS = [
     {"cli"},
-    {"demo"},
+    {"demo", "status"},
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
