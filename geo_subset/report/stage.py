@@ -47,7 +47,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
 def _make(settings: Settings, folder: StageFolder) -> Record:
     try:
         with database.opened(folder.run_url) as tables:
-            numbers = summary.summarise(tables)
+            numbers = summary.summarise(tables, settings.report.prices)
             points = summary.map_points(tables)
             made = sheets.make(tables, folder.run_url, settings.report.contact_sheet_places)
     except duckdb.Error as error:

@@ -21,6 +21,20 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def size(count: float) -> str:
+    """999 -> '999 B', 4802966 -> '4.8 MB'"""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 999.5 or unit == "TB":
+            return f"{count:,.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def money(amount: float) -> str:
+    """0.00042 -> '0.00042', 3.456 -> '3.46': two figures at least, to the hundredth at most where there are more"""
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
+
+
 def plain(text: str | None) -> str:
     """One line of text: white space and characters that cannot be shown become single spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
