@@ -191,11 +191,12 @@ def download(
 
 
 def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, address: str | None) -> None:
-    from geo_subset import cluster, lease, nodes, runfolder
+    from geo_subset import cluster, events, lease, nodes, runfolder
     from geo_subset.download import stage
 
     folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "download", manifest.fingerprint)
-    with lease.held(folder.run_url), cluster.connect(loaded.cluster, address):
+    about = events.about(run=folder.run_url, stage="download")
+    with lease.held(folder.run_url), about, cluster.connect(loaded.cluster, address):
         nodes.check()
         after = stage.retry_failed(loaded, folder, reason)
     if after is None:
@@ -236,7 +237,8 @@ def verify(run_file: Path, overrides: tuple[str, ...], address: str | None) -> N
     events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     plan = verification.prepare(loaded, runfolder.open_run(loaded.run))
-    with cluster.connect(loaded.cluster, address):
+    about = events.about(run=plan.folder.run_url, stage="verify")
+    with about, cluster.connect(loaded.cluster, address):
         report = verification.run(plan, loaded)
     shown = report.problems[:_PROBLEMS_SHOWN]
     for line in shown:

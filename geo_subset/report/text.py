@@ -31,8 +31,10 @@ def size(count: float) -> str:
 
 
 def money(amount: float) -> str:
-    """0.00042 -> '0.00042', 3.456 -> '3.46': two figures at least, to the hundredth at most where there are more"""
-    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.2g}"
+    """0.00042 -> '0.00042', 1234.567 -> '1,234.57', 0.00001 -> '<0.0001'"""
+    if 0 < amount < 0.0001:
+        return "<0.0001"
+    return f"{amount:.2g}" if 0 < amount < 0.1 else f"{amount:,.2f}"
 
 
 def plain(text: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from geo_subset.manifests import FileEntry, Manifest, Record
-from geo_subset.report import effort
+from geo_subset.report import effort, text
 from geo_subset.settings import PricesSettings
 
 FILES = (FileEntry("a.tar", 10, 3_000_000_000, ""), FileEntry("a.parquet", 10, 1_000_000_000, ""))
@@ -40,3 +40,11 @@ def test_without_prices_there_is_no_cost_and_old_manifests_used_nothing_known() 
     assert stages["merge"]["cost"] is None
     assert stages["merge"]["worker_seconds"] == 0
     assert effort.total(stages)["cost"] is None
+
+
+def test_money_and_sizes_in_words() -> None:
+    assert [text.money(n) for n in (0, 0.00001, 0.00042, 0.023, 1234.567)] == [
+        "0.00", "<0.0001", "0.00042", "0.023", "1,234.57",
+    ]  # fmt: skip
+    sizes = [text.size(n) for n in (0, 999, 1000, 999_600, 4_802_966, 1_234_000_000_000, 5e15)]
+    assert sizes == ["0 B", "999 B", "1.0 kB", "1.0 MB", "4.8 MB", "1.2 TB", "5,000 TB"]
