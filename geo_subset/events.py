@@ -97,7 +97,8 @@ def tell(told: Kept, **fields: Any) -> None:
         record.fields = {**attributes["fields"], **fields}
         log.handle(record)
     if told.more:
-        event("more events", f"{told.more:,} more messages of this kind of work are left out", **fields)
+        said = any(attributes["msg"] for attributes in told.events)  # else people have seen nothing of them
+        event("more events", f"{told.more:,} more messages are left out" if said else "", more=told.more, **fields)
 
 
 class _Keeper(logging.Handler):
@@ -106,7 +107,7 @@ class _Keeper(logging.Handler):
         self.kept = Kept()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if any(isinstance(other, _Keeper) for other in log.handlers[: log.handlers.index(self)]):
+        if next((handler for handler in log.handlers if isinstance(handler, _Keeper)), self) is not self:
             return  # an earlier unit of this process has it
         if len(self.kept.events) >= MOST_KEPT:
             self.kept.more += 1

@@ -23,11 +23,11 @@ def duration(seconds: float) -> str:
 
 def size(count: float) -> str:
     """999 -> '999 B', 4802966 -> '4.8 MB'"""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":
-            return f"{count:,.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
         count /= 1000
-    raise AssertionError
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}" if units[0] == "B" or count >= 99.95 else f"{count:.1f} {units[0]}"
 
 
 def money(amount: float) -> str:
