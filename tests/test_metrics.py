@@ -24,7 +24,7 @@ import sys, ray
 from geo_subset.cli import main
 address, words = sys.argv[1], sys.argv[2:]
 ray.init(address, log_to_driver=False)
-print(main(words), flush=True)
+print("ended", main(words), flush=True)
 sys.stdin.read()
 """
 SAMPLE = re.compile(r"^ray_geo_subset_(\w+)\{(.*)\} (\S+)$", re.M)
@@ -83,7 +83,7 @@ def test_the_endpoint_shows_what_the_manifests_count(run_file, node, tmp_path):
     )  # fmt: skip
     try:
         assert driver.stdout is not None
-        assert driver.stdout.readline() == "0\n"
+        assert next(line for line in driver.stdout if line.startswith("ended")) == "ended 0\n"
         wanted, deadline = expected(tmp_path / "run"), time.monotonic() + 120
         while (got := scraped(url)) != {**got, **wanted} and time.monotonic() < deadline:
             time.sleep(0.5)
