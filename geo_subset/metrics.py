@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geo_subset import events
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 _BY_REASON = {"failed: ": "errors", "requests_failed_": "requests_failed"}
 #: Counters that metrics know under a name with its noun.
 _NOUNS = {"attempted": "images_attempted", "succeeded": "images"}
+
+#: Seconds between two times that a gauge is set to what it is; Ray's own interval is 10.
+_REPEAT = 5.0
 
 _exported = False
 _metrics: dict[str, Metric] = {}
@@ -59,10 +63,34 @@ def trouble(kind: str) -> None:
             _count(f"units_{kind}", "", 1)
 
 
-def progress(of: str, done: int, total: int) -> None:
-    """How far the step is, in what it counts by (`of`: places, images, partitions)."""
-    _set("progress_done", done, {"of": of})
-    _set("progress_left", total - done, {"of": of})
+@contextlib.contextmanager
+def progress(of: str, done: int, total: int) -> Iterator[Callable[[int], None]]:
+    """Exports how far a step is, in what it counts by (`of`: places, images, partitions); call it with what is done.
+
+    Ray forgets a gauge that was not set for two of its reports' intervals, and the next part may end much later.
+    """
+    ended = threading.Event()
+
+    def advance(now_done: int) -> None:
+        nonlocal done
+        done = now_done
+        _set("progress_done", done, {"of": of})
+        _set("progress_left", total - done, {"of": of})
+
+    def repeat() -> None:
+        while not ended.wait(_REPEAT):
+            advance(done)
+
+    advance(done)
+    repeating = threading.Thread(target=repeat, name="progress-metrics", daemon=True)
+    if _exported:
+        repeating.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        if repeating.is_alive():
+            repeating.join()
 
 
 def in_flight(backend: str, requests: int, allowed: int) -> None:

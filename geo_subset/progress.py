@@ -23,13 +23,16 @@ def track(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable
     What happens meanwhile belongs to this step, in logs and metrics.
     """
     now_done = done
-    with events.about(step=label), _shown(label, total, unit, done) as show:
-        metrics.progress(unit, done, total)
+    with (
+        events.about(step=label),
+        metrics.progress(unit, done, total) as export,
+        _shown(label, total, unit, done) as show,
+    ):
 
         def advance(count: int) -> None:
             nonlocal now_done
             now_done += count
-            metrics.progress(unit, now_done, total)
+            export(now_done)
             show(count)
 
         yield advance
