@@ -21,9 +21,9 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset import stopping
-from geo_subset.errors import GeoSubsetError, SettingsError, StorageFullError
-from geo_subset.progress import log
+from geo_subset import events, lease, metrics, stopping, work
+from geo_subset.errors import GeoSubsetError, SettingsError, StopRunError
+from geo_subset.manifests import Record
 from geo_subset.settings import ClusterSettings
 from geo_subset.workers import GIB, Actors, Tasks, Workers
 
@@ -57,6 +57,7 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     Raises SettingsError if no cluster answers there.
     """
     if ray.is_initialized():  # a caller (a test, a notebook) brought its own
+        metrics.export(True)
         yield
         return
     where = address or settings.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -80,8 +81,10 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
         cpus = float(ray.cluster_resources().get("CPU", 0))
         if where == "local" and settings.cpus_per_worker > cpus:
             raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
+        metrics.export(where != "local")
         yield
     finally:
+        metrics.export(False)
         ray.shutdown()
 
 
@@ -97,7 +100,8 @@ def run_tasks(
 
     Each has `gpus` for itself, and goes to a node that has `memory` bytes for it (as it peaks, not a bound).
     """
-    yield from _drive(units, Tasks(function, arguments, settings, gpus, memory))
+    measured = work.measured(lease.checked(function), settings.cpus_per_worker, gpus)
+    yield from _drive(units, Tasks(measured, arguments, settings, gpus, memory))
 
 
 def run_actors(
@@ -121,7 +125,8 @@ def run_actors(
     Raises StageError if an actor's constructor does.
     """
     waiting = list(units)
-    yield from _drive(waiting, Actors(actor_class, arguments, len(waiting), settings, limit, useful, memory))
+    measured = work.measured(lease.checked(actor_class), settings.cpus_per_worker)
+    yield from _drive(waiting, Actors(measured, arguments, len(waiting), settings, limit, useful, memory))
 
 
 def _drive(units: Iterable[Unit], team: Workers) -> Generator[Outcome[Unit], None, None]:
@@ -147,7 +152,8 @@ def _drive(units: Iterable[Unit], team: Workers) -> Generator[Outcome[Unit], Non
             if ready:
                 news = time.monotonic()
             elif time.monotonic() - news >= PATIENCE and (team.starting or not _anything_runs()):
-                log.info("waiting: the cluster has no room for %s", "more workers" if pending else "a worker")
+                wanted = "more workers" if pending else "a worker"
+                events.event("waiting", f"waiting: the cluster has no room for {wanted}")
                 news = time.monotonic()
             for reference in ready:
                 if reference in team.starting:
@@ -157,19 +163,20 @@ def _drive(units: Iterable[Unit], team: Workers) -> Generator[Outcome[Unit], Non
                 outcome: Outcome[Unit] | None = None
                 lost = False
                 try:
-                    outcome = Outcome(unit, ray.get(reference))
+                    outcome = Outcome(unit, _received(unit, ray.get(reference)))
                 except exceptions.RayTaskError as error:
                     cause = error.cause
-                    if isinstance(cause, StorageFullError):
+                    if isinstance(cause, StopRunError):
                         raise cause from None
                     failures[unit] = failures.get(unit, 0) + 1
                     final = isinstance(cause, GeoSubsetError) or failures[unit] >= ATTEMPTS
+                    _tell_of_failure(unit, cause, failures[unit], final)
                     if final:
                         outcome = Outcome(unit, error=_one_line(cause), wrong_input=isinstance(cause, SettingsError))
                 except exceptions.RayError as error:
                     lost = True
                     losses[unit] = losses.get(unit, 0) + 1
-                    log.info("a worker was lost (%s); its work is done again", type(error).__name__)
+                    _tell_of_loss(unit, error, losses[unit])
                     if losses[unit] >= LOSSES:
                         outcome = Outcome(unit, error=_lost(error, losses[unit]))
                 team.ended(reference, lost, outcome is not None)
@@ -179,6 +186,45 @@ def _drive(units: Iterable[Unit], team: Workers) -> Generator[Outcome[Unit], Non
                     yield outcome
     finally:
         team.close()
+
+
+def _received(unit: Any, finished: work.Finished) -> Any:
+    """A unit's result; tells of it, and of what its worker logged."""
+    result = finished.result
+    record = result[0] if isinstance(result, tuple) else result
+    if isinstance(record, Record):
+        used = record.extra.get("usage", {})
+        sizes = {"files": len(record.files), "bytes": sum(entry.bytes for entry in record.files)}
+        events.tell(finished.kept, unit=record.unit)
+        events.event("unit done", **{"unit": record.unit, **sizes, **used, "counters": record.counters})
+        metrics.unit_done(record)
+    else:
+        events.tell(finished.kept, unit=_name(unit))
+    return result
+
+
+def _tell_of_failure(unit: Any, cause: BaseException, times: int, final: bool) -> None:
+    error, name = _one_line(cause), _name(unit)
+    metrics.trouble("failed")
+    if final:  # people are told by whoever gets the outcome
+        events.event("unit failed", level=logging.ERROR, unit=name, error=error, attempts=times)
+    else:
+        message = f"{name} failed ({error}); it is tried again"
+        events.event("unit tried again", message, level=logging.WARNING, unit=name, error=error, attempts=times)
+
+
+def _tell_of_loss(unit: Any, error: BaseException, times: int) -> None:
+    kind = type(error).__name__
+    metrics.trouble("lost")
+    events.event(
+        "worker lost", f"a worker was lost ({kind}); its work is done again",
+        level=logging.WARNING, unit=_name(unit), error=kind, losses=times,
+    )  # fmt: skip
+
+
+def _name(unit: Any) -> str:
+    """A unit as the log names it: shards and chunks have names, numbers and files stand for themselves."""
+    return str(getattr(unit, "name", None) or getattr(unit, "unit", None) or unit)[:200]
 
 
 def _anything_runs() -> bool:

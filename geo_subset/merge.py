@@ -103,8 +103,9 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
                 raise StageError(f"partition {outcome.unit} of {partitions} could not be merged: {outcome.error}")
             records[_unit(outcome.unit)] = outcome.result
             advance(1)
+    shuffled = split.manifest()
     split.remove()
-    return folder.finish(records.values(), time.monotonic() - started)
+    return folder.finish(records.values(), time.monotonic() - started, None, [shuffled] if shuffled else [])
 
 
 def describe(manifest: Manifest) -> str:

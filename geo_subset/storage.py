@@ -37,6 +37,22 @@ def sizes(url: str) -> dict[str, int]:
         return {}
 
 
+def newest(url: str, most: int) -> tuple[list[str], int]:
+    """Names of the files directly in a folder, on object stores of the `most` that were written last; and how many
+    files there are."""
+    fs, root = filesystem(url)
+    try:
+        files = [entry for entry in fs.ls(root, detail=True) if entry["type"] == "file"]
+    except FileNotFoundError:
+        return [], 0
+    there = len(files)
+    if there > most and not isinstance(fs, LocalFileSystem):
+        # Each store has a name of its own for the time; later is greater in all of them.
+        time = next((key for key in ("LastModified", "updated", "last_modified") if key in files[0]), "name")
+        files = sorted(files, key=lambda entry: entry[time])[-most:]
+    return [Path(entry["name"]).name for entry in files], there
+
+
 def read_text(url: str) -> str | None:
     fs, path = filesystem(url)
     try:
@@ -53,6 +69,29 @@ def write_text(url: str, text: str) -> None:
             temporary.write_text(text, encoding="utf-8")
     else:
         fs.pipe_file(path, text.encode())
+
+
+def create(url: str, text: str) -> bool:
+    """Makes a small file; False if there is one already.
+
+    One of several that try at the same time makes it: by O_EXCL on local and shared file systems, by If-None-Match on
+    object stores. A store that does not know the latter overwrites what is there, and this is True each time.
+    """
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        try:
+            with Path(path).open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+        return True
+    try:
+        fs.pipe_file(path, text.encode(), mode="create")
+    except Exception:  # stores have errors of their own for a file that is there
+        if read_text(url) is None:
+            raise
+        return False
+    return True
 
 
 def remove(url: str) -> None:

@@ -120,7 +120,7 @@ class Actors:
 
     def __init__(
         self,
-        actor_class: type,
+        actor_class: Callable[..., Any],
         arguments: tuple[Any, ...],
         units: int,
         settings: ClusterSettings,

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 
-from geo_subset import cluster, progress, tables
+from geo_subset import cluster, metrics, progress, tables, work
 from geo_subset.errors import StageError
-from geo_subset.manifests import Manifest, Record, add_counters
+from geo_subset.manifests import Manifest, Record, add_counters, add_usage
 from geo_subset.progress import log
 from geo_subset.retrieve import backends, clip_service, plan
 from geo_subset.retrieve.limits import Limits, Reply, Tally
@@ -130,6 +130,10 @@ class Limiter:
         told, self._limits.news = self._limits.news, []
         return told
 
+    def load(self) -> list[tuple[str, int, int]]:
+        """As `Limits.load`."""
+        return self._limits.load(time.monotonic())
+
     def gone(self) -> str:
         """Why no backend is worth waiting for, if so."""
         return self._gone
@@ -160,10 +164,15 @@ def _limiter(service: ClipServiceSettings) -> Iterator[tuple[Any, Callable[[], i
         while not last:
             last = ended.wait(1.0)
             with contextlib.suppress(RayError):  # it is being started again
-                useful, *lines = ray.get(
-                    [limiter.useful.remote(), limiter.news.remote(), *([limiter.summary.remote()] if last else [])],
+                useful, load, *lines = ray.get(
+                    [
+                        limiter.useful.remote(), limiter.load.remote(), limiter.news.remote(),
+                        *([limiter.summary.remote()] if last else []),
+                    ],
                     timeout=10,
-                )
+                )  # fmt: skip
+                for backend, requests, allowed in load:
+                    metrics.in_flight(backend, *((0, 0) if last else (requests, allowed)))
                 for line in itertools.chain.from_iterable(lines):
                     log.info("retrieve  %s", line)
 
@@ -206,8 +215,10 @@ class Worker:
 
 def _write(folder: StageFolder, chunk: Chunk, ids: list[str], found: clip_service.Retrieved) -> Record:
     name = f"part-{chunk.index:06d}-{folder.tag}.parquet"
-    matches, counters = found.matches, found.counters
+    matches, counters, more = found.matches, found.counters, dict[str, Any]()
     if chunk.again:
+        earlier = folder.recorded(chunk.unit)
+        more = {"usage": add_usage([earlier.extra.get("usage", {}) if earlier else {}, work.taken()])}
         with folder.open(name) as stream:
             kept = pq.read_table(stream)
         kept = kept.filter(pc.invert(pc.is_in(kept["place_id"], pa.array(chunk.again))))
@@ -215,7 +226,7 @@ def _write(folder: StageFolder, chunk: Chunk, ids: list[str], found: clip_servic
         counters = {**add_counters([dict(chunk.before), counters]), "rows": matches.num_rows}
     entry = folder.write_table(matches, name)
     return folder.record(
-        chunk.unit, [entry], counters, failed=[dataclasses.asdict(f) for f in found.failures], places=len(ids)
+        chunk.unit, [entry], counters, failed=[dataclasses.asdict(f) for f in found.failures], places=len(ids), **more
     )
 
 
