@@ -96,8 +96,7 @@ def held(run_url: str) -> Iterator[None]:
     global _held
     lease = _Lease(run_url, _myself())
     try:
-        fs, root = storage.filesystem(run_url)
-        fs.makedirs(root, exist_ok=True)
+        storage.make_folder(run_url)
         lease.acquire()
         if storage.is_local(run_url):  # half-written files of a driver that was killed
             for name in storage.sizes(run_url):

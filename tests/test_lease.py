@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -180,6 +181,17 @@ def test_of_many_at_once_one_gets_it(run_url, drivers, killed_before):
     assert said.count("holds") == 1
     assert sum("is held by another driver" in words for words in said) == 3
     assert rivals[said.index("holds")].ends() == "ended"
+
+
+def test_two_that_take_over_at_once(run_url, monkeypatch):
+    """The other one, which found the same dead lease, writes its own a moment later."""
+    me = lease._myself()
+    dead, other = dataclasses.replace(me, started=me.started - 1), dataclasses.replace(me, command="the other")
+    storage.write_text(f"{run_url}/{lease.FILE}", lease._text(dead))
+    monkeypatch.setattr("time.sleep", lambda _: storage.write_text(f"{run_url}/{lease.FILE}", lease._text(other)))
+    with pytest.raises(StageError, match=r"held by another driver: .* \(the other\)"), lease.held(run_url):
+        pass
+    assert lease.holder(run_url) == other
 
 
 def test_a_store_that_knows_no_exclusive_create(run_url, drivers, monkeypatch):
