@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from aiohttp import ClientSession, ClientTimeout, web
@@ -21,15 +21,16 @@ MIX = {
     "stall": 0.01,
 }
 _ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>injected</Message></Error>'
-_CODES = {"500": "InternalError", "503": "SlowDown"}
+_CODES = {"500": "InternalError", "503": "SlowDown", "403": "InvalidAccessKeyId"}
+Which = Callable[[web.Request], bool]
 _HOP_BY_HOP = {"transfer-encoding", "connection", "keep-alive", "content-length", "expect"}
 
 
 class FaultyS3:
     """A proxy that is running; to be made by `faulty`. `requests` and `injected` count what it saw and did."""
 
-    def __init__(self, target: str, faults: Mapping[str, float], seed: int) -> None:
-        self.target, self.faults, self.random = target, dict(faults), random.Random(seed)
+    def __init__(self, target: str, faults: Mapping[str, float], seed: int, which: Which) -> None:
+        self.target, self.faults, self.random, self.which = target, dict(faults), random.Random(seed), which
         self.requests = 0
         self.injected: Counter[str] = Counter()
         self.url = ""
@@ -39,6 +40,8 @@ class FaultyS3:
         body = await request.read()
         kinds = [*self.faults, ""]
         fault = self.random.choices(kinds, [*self.faults.values(), 1 - sum(self.faults.values())])[0]
+        if not self.which(request):
+            fault = ""
         if fault:
             self.injected[fault] += 1
         if fault in _CODES:
@@ -88,10 +91,24 @@ def _reset(request: web.Request) -> web.Response:
     return web.Response()
 
 
+def each_first() -> Which:
+    """Every request the first time it is made."""
+    seen: set[tuple[str, str]] = set()
+
+    def which(request: web.Request) -> bool:
+        known = (request.method, request.raw_path) in seen
+        seen.add((request.method, request.raw_path))
+        return not known
+
+    return which
+
+
 @contextmanager
-def faulty(target: str, faults: Mapping[str, float] = MIX, seed: int = 0) -> Iterator[FaultyS3]:
-    """Runs a proxy in front of the S3 server at `target`, in a thread of its own."""
-    proxy, started = FaultyS3(target, faults, seed), threading.Event()
+def faulty(
+    target: str, faults: Mapping[str, float] = MIX, seed: int = 0, which: Which = lambda _: True
+) -> Iterator[FaultyS3]:
+    """Runs a proxy in front of the S3 server at `target`, in a thread of its own; it spoils only `which` requests."""
+    proxy, started = FaultyS3(target, faults, seed, which), threading.Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(proxy.run(started, stop)), daemon=True)
     thread.start()

@@ -47,7 +47,10 @@ except StageError as error:
 
 @pytest.fixture
 def one_node() -> Iterator[Cluster]:
-    one = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20})
+    one = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20},
+    )
     yield one
     one.shutdown()
 
