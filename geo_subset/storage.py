@@ -78,10 +78,15 @@ def create(url: str, text: str) -> bool:
     fs, path = filesystem(url)
     if isinstance(fs, LocalFileSystem):
         try:
-            with Path(path).open("x", encoding="utf-8") as file:
-                file.write(text)
+            file = Path(path).open("x", encoding="utf-8")  # noqa: SIM115 - whether it is made here decides the rest
         except FileExistsError:
             return False
+        try:
+            with file:
+                file.write(text)
+        except OSError:  # a full disk
+            Path(path).unlink(missing_ok=True)
+            raise
         return True
     try:
         fs.pipe_file(path, text.encode(), mode="create")

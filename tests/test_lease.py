@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from geo_subset import lease, runfolder, storage
+from geo_subset import cli, lease, runfolder, storage
 from geo_subset.errors import FolderNotSharedError, SettingsError, StageError
 
 #: A driver that works until its stdin ends. Words: run folder, SILENCE, a name for its machine or "".
@@ -243,17 +243,31 @@ def test_a_worker_looks_for_the_lease(run_url):
     lease.see(*sought)  # seen once, it is not looked for again
 
 
-def test_the_command_line_refuses_and_changes_nothing(run_file, tmp_path, drivers, geo_subset_here):
-    import pipeline_runs
+def test_a_full_disk_leaves_no_half_written_lease(tmp_path):
+    """Of a file system of one page, which is used up."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", tmp_path], check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        (tmp_path / "full").write_bytes(bytes(4096))
+        with pytest.raises(SettingsError, match="No space left"), lease.held(str(tmp_path)):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
-    run = tmp_path / "run"
+
+def test_the_command_line_refuses_and_changes_nothing(tmp_path, drivers, capsys):
+    run, run_file = tmp_path / "run", tmp_path / "run.toml"
+    (tmp_path / "places.txt").write_text("Grand Central\n")
+    run_file.write_text(
+        f'run = "{run}"\n[places]\nsource = "list"\npath = "{tmp_path}/places.txt"\n'
+        '[retrieve.clip-service]\nurl = "http://127.0.0.1:1"\n'
+    )
     first = drivers(str(run))
     assert first.says() == "holds"
-    status, _, err = geo_subset_here(*pipeline_runs.words("places", run_file, run))
-    assert status == 1
-    assert f"PID {first.process.pid}" in err
+    assert cli.main(["places", str(run_file)]) == 1
+    assert f"PID {first.process.pid}" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == [lease.FILE]
     assert first.ends() == "ended"
-    status, _, err = geo_subset_here(*pipeline_runs.words("places", run_file, run))
-    assert status == 0, err
-    assert not (run / lease.FILE).exists()
+    assert cli.main(["places", str(run_file)]) == 0
+    assert sorted(path.name for path in run.iterdir()) == ["places", "run.toml"]
