@@ -96,8 +96,7 @@ def held(run_url: str) -> Iterator[None]:
     global _held
     lease = _Lease(run_url, _myself())
     try:
-        fs, root = storage.filesystem(run_url)
-        fs.makedirs(root, exist_ok=True)
+        storage.make_folder(run_url)
         lease.acquire()
         if storage.is_local(run_url):  # half-written files of a driver that was killed
             for name in storage.sizes(run_url):
@@ -148,8 +147,9 @@ class _Lease:
 
     def keep(self, ended: threading.Event, in_main: bool) -> None:
         """Renews the lease until `ended`; interrupts the main thread if it was taken."""
+        tried = self._known
         while not ended.wait(TICK):
-            if _awake() - self._known < BEAT:
+            if _awake() - tried < BEAT:
                 continue
             try:
                 with self._lock:
@@ -158,6 +158,7 @@ class _Lease:
                         storage.write_text(self.url, _text(self.me))
             except Exception as error:  # noqa: BLE001 - the run goes on as long as nobody has taken the lease
                 log.info("the lease of %s could not be renewed (%s); trying again", self.run_url, error)
+            tried = _awake()
             if self.lost:
                 if in_main:  # a signal, since it also ends what waits in a library
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -166,7 +167,7 @@ class _Lease:
     def check(self) -> None:
         """Raises StageError if another driver has taken the lease. Looks only after a silence, as after suspension."""
         if not self.lost and _awake() - self._known > SILENCE:
-            with self._lock, contextlib.suppress(OSError):
+            with self._lock, contextlib.suppress(Exception):
                 self._still_mine()
         if self.lost:
             raise StageError(self.lost)

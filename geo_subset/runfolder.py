@@ -182,9 +182,8 @@ class StageFolder:
         All that does not belong to them (other fingerprints, parts never recorded, half-written files) is removed.
         """
         stopping.check()
-        fs, root = storage.filesystem(self.url)
         try:
-            fs.makedirs(f"{root}/{_RECORDS}", exist_ok=True)
+            storage.make_folder(f"{self.url}/{_RECORDS}")
             self._keep_units_of_manifest()
             storage.remove(f"{self.url}/{_MANIFEST}")
             records = self._records(self.fingerprint)
@@ -370,7 +369,7 @@ def open_run(run: str, run_toml: str | None = None) -> str:
         fs, root = fsspec.core.url_to_fs(run)
         url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)
         if run_toml is not None:
-            fs.makedirs(root, exist_ok=True)
+            storage.make_folder(url)
             storage.write_text(f"{url}/run.toml", run_toml)
     except Exception as error:  # object stores raise kinds of their own, say for missing credentials
         raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from geo_subset import lease, runfolder, storage
+from geo_subset import cli, lease, runfolder, storage
 from geo_subset.errors import FolderNotSharedError, SettingsError, StageError
 
 #: A driver that works until its stdin ends. Words: run folder, SILENCE, a name for its machine or "".
@@ -182,6 +183,17 @@ def test_of_many_at_once_one_gets_it(run_url, drivers, killed_before):
     assert rivals[said.index("holds")].ends() == "ended"
 
 
+def test_two_that_take_over_at_once(run_url, monkeypatch):
+    """The other one, which found the same dead lease, writes its own a moment later."""
+    me = lease._myself()
+    dead, other = dataclasses.replace(me, started=me.started - 1), dataclasses.replace(me, command="the other")
+    storage.write_text(f"{run_url}/{lease.FILE}", lease._text(dead))
+    monkeypatch.setattr("time.sleep", lambda _: storage.write_text(f"{run_url}/{lease.FILE}", lease._text(other)))
+    with pytest.raises(StageError, match=r"held by another driver: .* \(the other\)"), lease.held(run_url):
+        pass
+    assert lease.holder(run_url) == other
+
+
 def test_a_store_that_knows_no_exclusive_create(run_url, drivers, monkeypatch):
     monkeypatch.setattr(storage, "create", lambda url, text: storage.write_text(url, text) or True)
     monkeypatch.setattr(lease, "SETTLE", 0.1)
@@ -231,17 +243,31 @@ def test_a_worker_looks_for_the_lease(run_url):
     lease.see(*sought)  # seen once, it is not looked for again
 
 
-def test_the_command_line_refuses_and_changes_nothing(run_file, tmp_path, drivers, geo_subset_here):
-    import pipeline_runs
+def test_a_full_disk_leaves_no_half_written_lease(tmp_path):
+    """Of a file system of one page, which is used up."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", tmp_path], check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        (tmp_path / "full").write_bytes(bytes(4096))
+        with pytest.raises(SettingsError, match="No space left"), lease.held(str(tmp_path)):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
-    run = tmp_path / "run"
+
+def test_the_command_line_refuses_and_changes_nothing(tmp_path, drivers, capsys):
+    run, run_file = tmp_path / "run", tmp_path / "run.toml"
+    (tmp_path / "places.txt").write_text("Grand Central\n")
+    run_file.write_text(
+        f'run = "{run}"\n[places]\nsource = "list"\npath = "{tmp_path}/places.txt"\n'
+        '[retrieve.clip-service]\nurl = "http://127.0.0.1:1"\n'
+    )
     first = drivers(str(run))
     assert first.says() == "holds"
-    status, _, err = geo_subset_here(*pipeline_runs.words("places", run_file, run))
-    assert status == 1
-    assert f"PID {first.process.pid}" in err
+    assert cli.main(["places", str(run_file)]) == 1
+    assert f"PID {first.process.pid}" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == [lease.FILE]
     assert first.ends() == "ended"
-    status, _, err = geo_subset_here(*pipeline_runs.words("places", run_file, run))
-    assert status == 0, err
-    assert not (run / lease.FILE).exists()
+    assert cli.main(["places", str(run_file)]) == 0
+    assert sorted(path.name for path in run.iterdir()) == ["places", "run.toml"]
