@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         click.echo(f"geo-subset: {error}", err=True)
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"\nstopped; what is done is kept. To go on: geo-subset {shlex.join(words)}", err=True)
+        from geo_subset.runfolder import in_ray_job
+
+        again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(words)}"
+        click.echo(f"\nstopped; what is done is kept. To go on: {again}", err=True)
         return INTERRUPTED
     except Exception as error:
         # What the world outside does (a bucket without credentials, a folder without permission) is no bug of ours.
