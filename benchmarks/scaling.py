@@ -37,7 +37,9 @@ DISK_AND_ADDRESS = 100 * 0.08 / 730 + 0.005
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--spot", type=float, default=0.128, help="dollars an hour: m6i.2xlarge (8 vCPU), a third of 0.384")
+    parser.add_argument(
+        "--spot", type=float, default=0.128, help="dollars an hour: m6i.2xlarge (8 vCPU), a third of 0.384"
+    )
     parser.add_argument("--on-demand", type=float, default=0.096, help="dollars an hour: the head, m6i.large")
     parser.add_argument("--gb-month", type=float, default=0.023, help="dollars: S3 standard")
     parser.add_argument("--request", type=float, default=0.005 / 1000, help="dollars: a PUT to S3")
@@ -105,14 +107,16 @@ def a_million_images(folder: Path, prices: argparse.Namespace) -> Iterator[str]:
     rates = costs.stated(asked(folder, "clip-service", CPUS))
     seconds = 1e6 / rates["images_per_second"].value
     size = 1e6 * rates["image_bytes"].value / 1e9
-    machine, head = dollars(1, seconds, prices) - dollars(0, seconds, prices), dollars(0, seconds, prices)
+    head = dollars(0, seconds, prices)
+    machine = dollars(1, seconds, prices) - head
+    a_cpu, puts = rates["images_per_second"].value / CPUS, requests(1e6, prices)
     yield "A million images, on one machine:"
     yield ""
-    yield f"    time       1,000,000 / ({rates['images_per_second'].value / CPUS:g} images/s x {CPUS} CPUs) = {seconds:.0f} s"
+    yield f"    time       1,000,000 / ({a_cpu:g} images/s x {CPUS} CPUs) = {seconds:.0f} s"
     yield f"    machine    {seconds:.0f} s x ${prices.spot + DISK_AND_ADDRESS:.3f}/h = ${machine:.3f}"
     yield f"    head       {seconds:.0f} s x ${prices.on_demand + DISK_AND_ADDRESS:.3f}/h = ${head:.3f}"
-    yield f"    requests   100 shards x {REQUESTS_A_SHARD} x ${prices.request * 1000:g} / 1,000 = ${requests(1e6, prices):.3f}"
-    yield f"    in all     ${machine + head + requests(1e6, prices):.2f}"
+    yield f"    requests   100 shards x {REQUESTS_A_SHARD} x ${prices.request * 1000:g} / 1,000 = ${puts:.3f}"
+    yield f"    in all     ${machine + head + puts:.2f}"
     yield f"    storage    {size:.0f} GB x ${prices.gb_month:g} = ${size * prices.gb_month:.2f} a month"
 
 

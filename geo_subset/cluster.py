@@ -32,6 +32,9 @@ ATTEMPTS = 3
 #: How often a unit may lose its worker (killed, out of memory, node gone) before it is given up.
 LOSSES = 10
 UNITS_PER_ACTOR = 2
+#: Fewer workers than CPUs go to all nodes alike: each node's network, disk and DNS cache carry a share, and a lost node
+#: takes as few of them as possible.
+_PLACEMENT = "SPREAD"
 #: Seconds without any news after which the log says what is being waited for.
 PATIENCE = 60.0
 
@@ -102,7 +105,9 @@ def run_tasks(
     gpus: float = 0,
 ) -> Generator[Outcome[Unit], None, None]:
     """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come; each has `gpus` for itself."""
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(function)
+    remote = ray.remote(
+        num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0, scheduling_strategy=_PLACEMENT
+    )(function)
     shared = [ray.put(argument) for argument in arguments]
     pending: dict[Any, Unit] = {}
 
@@ -130,7 +135,10 @@ def run_actors(
     """
     waiting = list(units)
     workers = min(worker_count(settings), max(1, len(waiting)), limit)
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(actor_class)
+    remote = ray.remote(
+        num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR,
+        scheduling_strategy=_PLACEMENT,
+    )(actor_class)  # fmt: skip
     actors: list[Any] = [None] * workers
     starting: dict[Any, int] = {}
     loads: dict[int, int] = {}  # of the actors that have started

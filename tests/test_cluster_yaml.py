@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,13 @@ def test_comment_on_how_far_to_scale_is_right() -> None:
     worker = config["available_node_types"]["worker"]
     workers = config["max_workers"] * worker["resources"]["CPU"]
     assert f"cluster.workers={workers}" in (ROOT / AWS).read_text(encoding="utf-8")
+
+
+def test_commands_are_what_a_shell_understands(config: Tree) -> None:
+    for key in ("initialization_commands", "setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+        for command in config[key]:
+            checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, check=False)
+            assert checked.returncode == 0, checked.stderr
 
 
 def test_both_start_commands_ask_for_the_token(config: Tree) -> None:

@@ -129,7 +129,7 @@ BREAKAGES: dict[str, Callable[[Tree], object]] = {
     "no name of the group": lambda job: group(job).pop("groupName"),
     "a container without name": lambda job: containers(job)[1].pop("name"),
     "no CPUs told": lambda job: containers(job)[1].pop("resources"),
-    "a mode of authentication that is none": lambda job: job["spec"]["rayClusterSpec"].update(authOptions={"mode": "on"}),
+    "no such mode of authentication": lambda job: job["spec"]["rayClusterSpec"]["authOptions"].update(mode="on"),
     "more workers at least than at most": lambda job: group(job).update(minReplicas=9),
 }  # fmt: skip
 
