@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def free_ports(count: int) -> list[int]:
 def dashboard(node_environment: dict[str, str]) -> Iterator[str]:
     """URL of the dashboard of a head that runs for these tests."""
     port, dashboard, agent, metrics, client = free_ports(5)
-    folder = Path(f"/tmp/geo-subset-{dashboard}")  # short: Ray's sockets lie below it
+    folder = Path(tempfile.mkdtemp())  # short, unlike pytest's: Ray's sockets lie below it
     options = {
         "node-ip-address": "127.0.0.1", "port": port, "dashboard-host": "127.0.0.1", "dashboard-port": dashboard,
         "dashboard-agent-listen-port": agent, "metrics-export-port": metrics, "ray-client-server-port": client,
@@ -66,7 +67,7 @@ def dashboard(node_environment: dict[str, str]) -> Iterator[str]:
     }  # fmt: skip
     command = ["python", "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    log = folder.with_suffix(".log")
+    log = folder / "head.log"
     with log.open("wb") as out:
         head = subprocess.Popen(command, env=node_environment, cwd="/", stdout=out, stderr=out)
     try:
@@ -80,7 +81,6 @@ def dashboard(node_environment: dict[str, str]) -> Iterator[str]:
                 process.kill()
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
-        log.unlink()
 
 
 def answers(port: int) -> bool:
