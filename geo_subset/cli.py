@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         _ended("failed", f"geo-subset: {error}")
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        _ended("stopped", f"\nstopped; what is done is kept. To go on: geo-subset {shlex.join(words)}")
+        from geo_subset.runfolder import in_ray_job
+
+        again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(words)}"
+        _ended("stopped", f"\nstopped; what is done is kept. To go on: {again}")
         return INTERRUPTED
     except Exception as error:
         # What the world outside does (a bucket without credentials, a folder without permission) is no bug of ours.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import shutil
 import time
@@ -358,13 +359,23 @@ class StageFolder:
                 storage.remove(f"{self.url}/{_RECORDS}/{name}")
 
 
+def in_ray_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # by which Ray hands it the job's runtime environment
+
+
 def open_run(run: str, run_toml: str | None = None) -> str:
     """The run folder as an absolute URL that any process can use; with `run_toml`, made and tried for writing.
 
-    Raises SettingsError: no such file system, or the folder cannot be written to.
+    Raises SettingsError: no such file system, the folder cannot be written to, or would not outlive a Ray job.
     """
     if run.startswith("memory:"):
         raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
+    if in_ray_job() and not re.match(r"[/~]|[a-z0-9]+:", run):
+        raise SettingsError(
+            f"run = {run!r}: as a Ray job this works in a copy of your folder, which is removed when it ends; name a "
+            "folder that all nodes see by its whole path or as a URL: --set run=s3://bucket/folder"
+        )
     try:
         fs, root = fsspec.core.url_to_fs(run)
         url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)

@@ -18,6 +18,9 @@ from geo_subset.errors import StageError
 from geo_subset.settings import ClusterSettings
 
 UNITS_PER_ACTOR = 2
+#: Fewer workers than CPUs go to all nodes alike: each node's network, disk and DNS cache carry a share, and a lost node
+#: takes as few of them as possible.
+_PLACEMENT = "SPREAD"
 GIB = 1 << 30
 
 
@@ -78,7 +81,7 @@ class Tasks:
             num_gpus=gpus,
             memory=self._memory,
             max_retries=0,
-            scheduling_strategy="SPREAD",
+            scheduling_strategy=_PLACEMENT,
         )(function)
         self._arguments = [ray.put(argument) for argument in arguments]
         self._references: set[Any] = set()
@@ -135,7 +138,7 @@ class Actors:
             memory=self._memory,
             max_restarts=0,
             max_concurrency=UNITS_PER_ACTOR,
-            scheduling_strategy="SPREAD",
+            scheduling_strategy=_PLACEMENT,
         )(actor_class)
         self._arguments = arguments
         self._left = units
