@@ -28,3 +28,25 @@ def prefetch(typing: Any, rows: Any, row: Any) -> tuple[Any, Any]:
         return context.get_dummy_value()
 
     return types.void(rows, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def eight_bytes(typing: Any, data: Any, at: Any) -> tuple[Any, Any]:
+    """data[at:at + 8] of uint8 as one uint64, the first byte highest. Nothing is checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        eight = builder.bitcast(builder.gep(start, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.bswap(builder.load(eight, align=1))
+
+    return types.uint64(data, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def leading_zeros(typing: Any, value: Any) -> tuple[Any, Any]:
+    """Zeros above the highest bit of a uint64 that is set; 64 if none is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], ir.IntType(1)(0))
+
+    return types.uint64(types.uint64), generate
