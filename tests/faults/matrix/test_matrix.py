@@ -9,6 +9,7 @@ A trial of seed S is the first one with FAULT_SEED=S. One whose stage was over b
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 import time
 from collections.abc import Iterator
@@ -82,11 +83,12 @@ def disturb(cell: Cell, wanted: int, stages: Stages, nodes: Nodes, bucket: str, 
     with tempfile.TemporaryDirectory(dir=stages.folder, ignore_cleanup_errors=True) as folder:
         while len(result.trials) < wanted:
             seed = SEED + len(result.trials) + result.too_late
+            rng = random.Random(f"{cell} {seed}")
             if cell.fault == "full-disk":
-                trial = trials.filling(scene, nodes, Disk(Path(folder)), seed)
+                trial = trials.filling(scene, nodes, Disk(Path(folder)), seed, rng)
             else:
                 run = f"{bucket}/{cell}-{seed}-{os.getpid()}" if cell.on_s3 else f"{folder}/{seed}"
-                trial = trials.killing(cell.fault, cell.title, scene, nodes, run, seed)
+                trial = trials.killing(cell.fault, cell.title, scene, nodes, run, seed, rng)
             if trial.problems:
                 print(f"{cell}, FAULT_SEED={seed}:", *trial.problems, sep="\n  ")
             if trial.moment is None and not trial.problems:

@@ -40,9 +40,11 @@ class Trial:
     seconds: float
 
 
-def killing(victim: str, title: str | None, scene: Scene, nodes: Nodes, run: str, seed: int) -> Trial:
+def killing(
+    victim: str, title: str | None, scene: Scene, nodes: Nodes, run: str, seed: int, rng: random.Random
+) -> Trial:
     """kill -9 of 'driver', 'worker' or 'raylet'; a worker: one on a unit, or whose title starts so."""
-    started, rng = time.monotonic(), random.Random(seed)
+    started = time.monotonic()
     usual = statistics.median(scene.seconds)
     _copy(scene.before, run)
     moment: float | None = None
@@ -76,10 +78,9 @@ def killing(victim: str, title: str | None, scene: Scene, nodes: Nodes, run: str
     return Trial(seed, moment, _LOST in log, problems, time.monotonic() - started)
 
 
-def filling(scene: Scene, nodes: Nodes, disk: Disk, seed: int) -> Trial:
+def filling(scene: Scene, nodes: Nodes, disk: Disk, seed: int, rng: random.Random) -> Trial:
     """A disk with room for a share of what the stage leaves behind; then more room."""
-    started = time.monotonic()
-    moment = random.Random(seed).random()
+    started, moment = time.monotonic(), rng.random()
     with disk.mounted():
         run = str(disk.folder / "run")
         _copy(scene.before, run)
