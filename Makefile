@@ -8,14 +8,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 # More side by side than a small machine has cores: most of a test's time is waiting for processes to start.
-EVERY_DAY := -m "not slow and not ci and not clip_retrieval" -n 3
+EVERY_DAY := -m "not slow and not ci and not faults and not clip_retrieval" -n 3
 
-.PHONY: demo test test-ci test-slow test-clip-retrieval test-one-environment lint types format bench clean help
+.PHONY: demo test test-ci test-slow test-faults test-clip-retrieval test-one-environment lint types format bench clean help
 
 help:
 	@echo "make demo        the whole pipeline on an embedded world, into runs/demo"
 	@echo "make test        every test but the slow ones; make test-ci: those that CI runs besides;"
 	@echo "                 make test-slow: those too slow for every day"
+	@echo "make test-faults FAULT_TRIALS=25 CELLS='merge and driver'   kill -9 and full disks in every stage, at random"
 	@echo "make test-clip-retrieval   against the real clip-retrieval (installs 7 GB into .venv-clip)"
 	@echo "make test-one-environment  what \`make test\` runs, in that environment"
 	@echo "make lint types  ruff, mypy"
@@ -44,6 +45,10 @@ test-ci: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# What may be set beside FAULT_TRIALS and CELLS: tests/faults/matrix/test_matrix.py tells.
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest -m faults -v $(if $(CELLS),-k "$(CELLS)") tests/faults/matrix
 
 $(CLIP_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(CLIP_VENV)

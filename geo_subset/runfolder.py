@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from geo_subset import manifests, stopping, storage, tables, work
-from geo_subset.errors import SettingsError, StageError, from_os_error
+from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, add_usage, digest_of, versions
 
 #: Raised when a format on storage changes: what older versions wrote is then made again.
@@ -367,7 +367,8 @@ def in_ray_job() -> bool:
 def open_run(run: str, run_toml: str | None = None) -> str:
     """The run folder as an absolute URL that any process can use; with `run_toml`, made and tried for writing.
 
-    Raises SettingsError: no such file system, the folder cannot be written to, or would not outlive a Ray job.
+    Raises SettingsError: no such file system, the folder cannot be written to, or would not outlive a Ray job. Raises
+    StorageFullError.
     """
     if run.startswith("memory:"):
         raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
@@ -383,6 +384,9 @@ def open_run(run: str, run_toml: str | None = None) -> str:
             storage.make_folder(url)
             storage.write_text(f"{url}/run.toml", run_toml)
     except Exception as error:  # object stores raise kinds of their own, say for missing credentials
+        told = from_os_error(error, f"writing to {run}") if isinstance(error, OSError) else None
+        if isinstance(told, StorageFullError):
+            raise told from error
         raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error
     return str(url).rstrip("/")
 

@@ -1,0 +1,24 @@
+"""Prints what the fault matrix came to, and writes it to the file of $FAULT_REPORT."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from faults.matrix import table
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    results = config.stash.get(table.RESULTS, [])
+    if not results:
+        return
+    terminalreporter.section(f"faults, FAULT_SEED={results[0].seed}")
+    terminalreporter.write_line(
+        "moment: share of the stage's usual time at which it came (full-disk: of the room needed). lost: the driver "
+        "told of a lost worker."
+    )
+    for line in table.lines(results):
+        terminalreporter.write_line(line)
+    if path := os.environ.get("FAULT_REPORT"):
+        table.write(results, Path(path))
