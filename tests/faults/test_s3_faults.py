@@ -73,7 +73,7 @@ def test_a_run_of_which_one_request_in_five_fails(run_file, undisturbed, s3):
     seed = int(os.environ.get("FAULT_SEED", time.time_ns() % 1_000_000))
     print(f"FAULT_SEED={seed}")
     with faulty(os.environ["AWS_ENDPOINT_URL"], seed=seed) as proxy:
-        options = {"endpoint_url": proxy.url, "read_timeout": 2}
+        options = {"endpoint_url": proxy.url, "config_kwargs": {"read_timeout": 2}}
         words = command(run_file, s3, what="download")
         out = subprocess.run(
             words, env={**os.environ, "FSSPEC_S3": json.dumps(options)}, capture_output=True, text=True, check=False
@@ -110,7 +110,9 @@ def test_a_dead_endpoint_is_one_line(places_through):
 
 def test_an_endpoint_that_never_answers_is_one_line(places_through, s3):
     with faulty("", {"stall": 1.0}) as proxy:
-        assert "Read timeout on endpoint URL" in places_through(endpoint_url=proxy.url, read_timeout=1)
+        line = places_through(endpoint_url=proxy.url, config_kwargs={"read_timeout": 1})
+    assert "Read timeout on endpoint URL" in line
+    assert proxy.requests == 25
 
 
 def test_wrong_credentials_are_one_line(places_through):
