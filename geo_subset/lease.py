@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from geo_subset import stopping, storage
-from geo_subset.errors import FolderNotSharedError, SettingsError, StageError
+from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.progress import log
 
 FILE = "_lease.json"
@@ -105,6 +105,9 @@ def held(run_url: str) -> Iterator[None]:
     except StageError:
         raise
     except Exception as error:  # object stores raise kinds of their own, say for missing credentials
+        told = from_os_error(error, f"writing to {run_url}") if isinstance(error, OSError) else None
+        if isinstance(told, StorageFullError):
+            raise told from error
         raise SettingsError(f"run = {run_url!r}: the run folder cannot be written to: {error}") from error
     before, _held = _held, lease
     ended = threading.Event()
