@@ -65,7 +65,8 @@ def main() -> None:
             print(
                 f"{which:<8} {run.seconds:7.1f} s, {own:.1f} s of them the service's own: "
                 f"{1e3 * (run.seconds - own) / options.places:.2f} ms a place over it; "
-                f"CPU {1e3 * run.cpu / options.places:.2f} ms a place; "
+                f"CPU {1e3 * run.cpu / options.places:.2f} ms a place, and Ray's own processes "
+                f"{1e3 * run.cpu_of_ray / options.places:.2f}; "
                 f"driver {early:.0f} MB at place 1,000, {late:.0f} MB at most after it ({late - early:+.0f})"
             )
         print("nodes, second by second:", *shortened(runs["cluster"].nodes))
@@ -80,6 +81,8 @@ class Run:
 
     seconds: float = 0.0
     cpu: float = 0.0
+    cpu_of_ray: float = 0.0
+    """Of raylets, agents, the cluster's head."""
     nodes: list[int] = field(default_factory=list)
     memory: list[tuple[int, float]] = field(default_factory=list)
     """Places done, MB resident in the driver."""
@@ -98,10 +101,10 @@ def places(folder: Path, run: str) -> None:
 def retrieve(folder: Path, run: str, cluster: AutoscalingCluster | None, more: list[str]) -> Run:
     """The stage retrieve, watched."""
     words = ["retrieve", str(folder / "run.toml"), f"--set=run={folder / run}", "--set=cluster.workers=4", *more]
-    seen, spent = Run(), dict[tuple[int, float], float]()
+    seen, spent = Run(), dict[tuple[int, float, bool], float]()
     parts = folder / run / "matches"
     roots = [cluster.head] if cluster else []
-    before = sum(cpu_times(roots).values())
+    before = cpu_times(roots)
     started = time.monotonic()
     with subprocess.Popen([sys.executable, "-m", "geo_subset.cli", *words], stdout=subprocess.DEVNULL) as driver:
         process = psutil.Process(driver.pid)
@@ -115,7 +118,9 @@ def retrieve(folder: Path, run: str, cluster: AutoscalingCluster | None, more: l
     if driver.returncode != 0:
         raise SystemExit(f"{run}: the run failed")
     seen.seconds = json.loads((parts / "_manifest.json").read_text())["seconds"]
-    seen.cpu = sum(spent.values()) - before
+    used = {process: seconds - before.get(process, 0.0) for process, seconds in spent.items()}
+    seen.cpu = sum(seconds for (_, _, ours), seconds in used.items() if ours)
+    seen.cpu_of_ray = sum(seconds for (_, _, ours), seconds in used.items() if not ours)
     print(f"{run}: {time.monotonic() - started:.1f} s with the start of the command", flush=True)
     return seen
 
@@ -135,15 +140,18 @@ def until_few(cluster: AutoscalingCluster) -> list[int]:
     return nodes
 
 
-def cpu_times(roots: list[psutil.Process]) -> dict[tuple[int, float], float]:
-    """CPU seconds of every process of these trees."""
+def cpu_times(roots: list[psutil.Process]) -> dict[tuple[int, float, bool], float]:
+    """CPU seconds of every process of these trees; the key tells whether it is ours, and not one of Ray's own."""
     times = {}
     for root in roots:
         with contextlib.suppress(psutil.Error):
             for process in [root, *root.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
                     spent = process.cpu_times()
-                    times[process.pid, process.create_time()] = spent.user + spent.system
+                    words = process.cmdline()
+                    worker = bool(words) and words[0].startswith("ray::") and not words[0].endswith("Agent")
+                    ours = worker or "geo_subset.cli" in words
+                    times[process.pid, process.create_time(), ours] = spent.user + spent.system
     return times
 
 

@@ -31,9 +31,12 @@ from geo_subset.runfolder import StageFolder
 from geo_subset.settings import MergeSettings, Settings
 from geo_subset.tables import MATCHES, SAMPLES, SOURCE_FIELDS
 
-#: Bytes of matches on storage that one partition, and one map task, should hold at most: about 3 million rows.
-PARTITION_BYTES = 256 << 20
-MAP_BYTES = 64 << 20
+#: Bytes of matches on storage up to which they are reduced in one go, about 2 million rows.
+PARTITION_BYTES = 128 << 20
+#: What each of several partitions holds of more, at most, and what a map task takes: two of them at a time, with all of
+#: Ray beside them, stay below 2.5 GB.
+SPLIT_BYTES = 20 << 20
+MAP_BYTES = 32 << 20
 MEMORY_LIMIT = "1GB"
 """DuckDB's memory per reduce task; above it, it spills to the node's scratch space."""
 REDUCE_MEMORY = 2 << 30
@@ -87,7 +90,8 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     if manifest is None:
         raise StageError("the matches are not there; run the stage 'retrieve' first")
     files = [(entry.path, entry.bytes) for entry in manifest.files if entry.path.startswith("part-")]
-    partitions = max(1, math.ceil(sum(size for _, size in files) / PARTITION_BYTES))
+    total = sum(size for _, size in files)
+    partitions = 1 if total <= PARTITION_BYTES else math.ceil(total / min(SPLIT_BYTES, PARTITION_BYTES))
     records = folder.start(partitions)
     todo = [number for number in range(partitions) if _unit(number) not in records]
     split = StageFolder(folder.run_url, "shuffle", folder.fingerprint)
@@ -172,7 +176,8 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
         (places,) = stack.enter_context(StageFolder(folder.run_url, "places").local(["places.parquet"]))
         merged = _merge(database, rows, places, reduction.merge)
         counters = dict(merged.counters)
-        wide = _contiguous(rows.select(_OF_BEST))
+        rows = rows.select(_OF_BEST)
+        wide = _contiguous(rows)
         del rows
         name = f"{_unit(partition)}-{folder.tag}.parquet"
         try:
