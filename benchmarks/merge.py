@@ -168,6 +168,9 @@ def stage(folder: Path) -> dict[str, float]:
     cluster.add_node(**node)
     ray.init(cluster.address, log_to_driver=False)
     try:
+        # The cluster is up before the clock starts: its nodes still begin their first processes after they have joined.
+        nothing = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(lambda: time.sleep(1))
+        ray.get([nothing.remote() for _ in range(2)])
         root = psutil.Process()
         before = sum(sum(p.cpu_times()[:2]) for p in [root, *root.children(recursive=True)])
         samples = StageFolder(str(folder), "merge", "samples")
