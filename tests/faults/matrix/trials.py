@@ -4,6 +4,7 @@ from the run that nobody disturbed."""
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import statistics
@@ -31,10 +32,12 @@ _LOST = "a worker was lost"
 @dataclass(frozen=True)
 class Trial:
     """`moment`: the share of the stage's usual time at which it was disturbed (of the room it needs, for a full disk),
-    None if it was over before that. `noticed`: whether the driver told of a lost worker. `problems`: what differs."""
+    None if it was over before that. `writing`: whether it was aimed at the moment when a file was being written.
+    `noticed`: whether the driver told of a lost worker. `problems`: what differs."""
 
     seed: int
     moment: float | None
+    writing: bool
     noticed: bool
     problems: list[str]
     seconds: float
@@ -43,11 +46,15 @@ class Trial:
 def killing(
     victim: str, title: str | None, scene: Scene, nodes: Nodes, run: str, seed: int, rng: random.Random
 ) -> Trial:
-    """kill -9 of 'driver', 'worker' or 'raylet'; a worker: one on a unit, or whose title starts so."""
+    """kill -9 of 'driver', 'worker' or 'raylet'; a worker: one on a unit, or whose title starts so.
+
+    Every second trial waits on until a file is being written: a moment that is short, and the worst.
+    """
     started = time.monotonic()
     usual = statistics.median(scene.seconds)
     _copy(scene.before, run)
     moment: float | None = None
+    writing = rng.random() < 0.5 and "://" not in run
     problems: list[str] = []
     recorded: dict[Path, int] = {}
     with _driver(scene, run, nodes) as driver:
@@ -55,13 +62,14 @@ def killing(
             began, at = time.monotonic(), rng.random() * usual
             while time.monotonic() < began + at and _works(scene, run, driver):
                 time.sleep(0.005)
-            if _kill(victim, title, nodes, driver, rng, lambda: _works(scene, run, driver)):
+            victims = _victims(victim, title, nodes, driver, rng)
+            if _kill(victims, lambda: _works(scene, run, driver), run if writing else None):
                 moment = (time.monotonic() - began) / usual
         status = driver.wait(HANGS)
     log = _log(scene).read_text()
-    if moment is None:
+    if moment is None and status == 0:
         scene.seconds.append(scene.manifest(run).seconds)
-    elif victim == "driver":
+    elif moment is not None and victim == "driver":
         if status != -signal.SIGKILL:
             problems.append(f"the killed driver ended with {status}")
         recorded = outcome.recorded(run)
@@ -75,7 +83,7 @@ def killing(
     if not problems:
         fs, root = fsspec.core.url_to_fs(run)
         fs.rm(root, recursive=True)
-    return Trial(seed, moment, _LOST in log, problems, time.monotonic() - started)
+    return Trial(seed, moment, writing, _LOST in log, problems, time.monotonic() - started)
 
 
 def filling(scene: Scene, nodes: Nodes, disk: Disk, seed: int, rng: random.Random) -> Trial:
@@ -99,7 +107,7 @@ def filling(scene: Scene, nodes: Nodes, disk: Disk, seed: int, rng: random.Rando
             problems += outcome.made_again(recorded)
         else:
             problems.append(f"with more room the run ended with {status}: {log}")
-    return Trial(seed, moment, False, problems, time.monotonic() - started)
+    return Trial(seed, moment, True, False, problems, time.monotonic() - started)
 
 
 def _copy(before: Path, run: str) -> None:
@@ -151,25 +159,40 @@ def _works(scene: Scene, run: str, driver: subprocess.Popen[bytes]) -> bool:
     return driver.poll() is None and storage.read_text(manifest) is None
 
 
-def _kill(
-    victim: str,
-    title: str | None,
-    nodes: Nodes,
-    driver: subprocess.Popen[bytes],
-    rng: random.Random,
-    works: Callable[[], bool],
-) -> bool:
-    """Kills as soon as there is what is to be killed. False if the stage was over before."""
-    while works():
-        found = [] if victim == "driver" else nodes.working(title, second_alone=victim == "raylet")
+def _victims(
+    victim: str, title: str | None, nodes: Nodes, driver: subprocess.Popen[bytes], rng: random.Random
+) -> Iterator[Callable[[], object] | None]:
+    """What kills, as often as asked: None while there is nothing to be killed."""
+    while True:
         if victim == "driver":
-            driver.kill()
+            yield driver.kill
+            continue
+        found = nodes.working(title, second_alone=victim == "raylet")
+        if not found:
+            yield None
+        else:
+            yield nodes.lose_second if victim == "raylet" else rng.choice(found).kill
+
+
+def _kill(victims: Iterator[Callable[[], object] | None], works: Callable[[], bool], writing: str | None) -> bool:
+    """Kills as soon as there is what is to be killed, and a file is being written in the run folder `writing`.
+
+    False if the stage was over before.
+    """
+    while works():
+        kill = next(victims)
+        if kill is None or (writing is not None and not _soon_writes(writing)):
+            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            kill()
             return True
-        if found and victim == "raylet":
-            nodes.lose_second()
+    return False
+
+
+def _soon_writes(run: str) -> bool:
+    """Whether a file is being written there within a moment: whoever is to be killed may be on something else then."""
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        if any(name.startswith(storage.TEMPORARY) for _, _, names in os.walk(run) for name in names):
             return True
-        if found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                rng.choice(found).kill()
-                return True
     return False
