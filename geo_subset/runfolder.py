@@ -265,12 +265,16 @@ class StageFolder:
         """
         units = tuple(sorted(records, key=lambda record: record.unit))
         files = tuple(entry for record in units for entry in record.files)
-        self._check_there(files)
+        there = storage.sizes(self.url)
+        self._check_there(files, there)
         total = add_counters([*(record.counters for record in units), counters or {}])
         total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
         seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)
         manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units)
         try:
+            for name in there:
+                if name.startswith(storage.TEMPORARY):  # of a worker that was killed, its unit since done by another
+                    storage.remove(f"{self.url}/{name}")
             storage.write_text(f"{self.url}/{_MANIFEST}", manifests.manifest_to_json(manifest))
             fs, root = storage.filesystem(self.url)
             fs.rm(f"{root}/{_RECORDS}", recursive=True)
@@ -278,8 +282,7 @@ class StageFolder:
             raise from_os_error(error, f"finishing {self.url}") from error
         return manifest
 
-    def _check_there(self, files: Sequence[FileEntry]) -> None:
-        sizes = storage.sizes(self.url)
+    def _check_there(self, files: Sequence[FileEntry], sizes: dict[str, int]) -> None:
         wrong = [entry.path for entry in files if sizes.get(entry.path) != entry.bytes]
         if wrong:
             raise StageError(
