@@ -4,7 +4,6 @@ from the run that nobody disturbed."""
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import statistics
@@ -32,7 +31,7 @@ _LOST = "a worker was lost"
 @dataclass(frozen=True)
 class Trial:
     """`moment`: the share of the stage's usual time at which it was disturbed (of the room it needs, for a full disk),
-    None if it was over before that. `writing`: whether it was aimed at the moment when a file was being written.
+    None if it was over before that. `writing`: whether it was aimed at whoever was writing a file.
     `noticed`: whether the driver told of a lost worker. `problems`: what differs."""
 
     seed: int
@@ -48,13 +47,13 @@ def killing(
 ) -> Trial:
     """kill -9 of 'driver', 'worker' or 'raylet'; a worker: one on a unit, or whose title starts so.
 
-    Every second trial waits on until a file is being written: a moment that is short, and the worst.
+    About every second trial waits on until a file is being written: moments that are short, and the worst.
     """
     started = time.monotonic()
     usual = statistics.median(scene.seconds)
     _copy(scene.before, run)
     moment: float | None = None
-    writing = rng.random() < 0.5 and "://" not in run
+    writing = rng.random() < 0.5
     problems: list[str] = []
     recorded: dict[Path, int] = {}
     with _driver(scene, run, nodes) as driver:
@@ -62,8 +61,7 @@ def killing(
             began, at = time.monotonic(), rng.random() * usual
             while time.monotonic() < began + at and _works(scene, run, driver):
                 time.sleep(0.005)
-            victims = _victims(victim, title, nodes, driver, rng)
-            if _kill(victims, lambda: _works(scene, run, driver), run if writing else None):
+            if _kill(victim, title, nodes, driver, rng, lambda: _works(scene, run, driver), writing):
                 moment = (time.monotonic() - began) / usual
         status = driver.wait(HANGS)
     log = _log(scene).read_text()
@@ -159,40 +157,42 @@ def _works(scene: Scene, run: str, driver: subprocess.Popen[bytes]) -> bool:
     return driver.poll() is None and storage.read_text(manifest) is None
 
 
-def _victims(
-    victim: str, title: str | None, nodes: Nodes, driver: subprocess.Popen[bytes], rng: random.Random
-) -> Iterator[Callable[[], object] | None]:
-    """What kills, as often as asked: None while there is nothing to be killed."""
-    while True:
-        if victim == "driver":
-            yield driver.kill
-            continue
-        found = nodes.working(title, second_alone=victim == "raylet")
-        if not found:
-            yield None
-        else:
-            yield nodes.lose_second if victim == "raylet" else rng.choice(found).kill
-
-
-def _kill(victims: Iterator[Callable[[], object] | None], works: Callable[[], bool], writing: str | None) -> bool:
-    """Kills as soon as there is what is to be killed, and a file is being written in the run folder `writing`.
+def _kill(
+    victim: str,
+    title: str | None,
+    nodes: Nodes,
+    driver: subprocess.Popen[bytes],
+    rng: random.Random,
+    works: Callable[[], bool],
+    writing: bool,
+) -> bool:
+    """Kills as soon as there is what is to be killed, `writing`: and it, or what it ran, is at a file.
 
     False if the stage was over before.
     """
     while works():
-        kill = next(victims)
-        if kill is None or (writing is not None and not _soon_writes(writing)):
+        busy = nodes.working(title, second_alone=victim == "raylet")
+        if victim == "driver":
+            busy.append(psutil.Process(driver.pid))
+        chosen = _soon_writing(busy) if writing else rng.choice(busy) if busy else None
+        if chosen is None:
             continue
+        if victim == "raylet":
+            nodes.lose_second()
+            return True
         with contextlib.suppress(psutil.NoSuchProcess):
-            kill()
+            (driver if victim == "driver" else chosen).kill()
             return True
     return False
 
 
-def _soon_writes(run: str) -> bool:
-    """Whether a file is being written there within a moment: whoever is to be killed may be on something else then."""
+def _soon_writing(processes: list[psutil.Process]) -> psutil.Process | None:
+    """The first of them that is at a file of the run folder, if there is one within a moment."""
     until = time.monotonic() + 0.2
     while time.monotonic() < until:
-        if any(name.startswith(storage.TEMPORARY) for _, _, names in os.walk(run) for name in names):
-            return True
-    return False
+        for process in processes:
+            with contextlib.suppress(OSError):
+                opened = Path(f"/proc/{process.pid}/fd").iterdir()
+                if any(storage.TEMPORARY in str(file.readlink()) for file in opened):
+                    return process
+    return None
