@@ -179,3 +179,9 @@ def versions() -> dict[str, str]:
 def digest_of(parts: Iterable[str]) -> str:
     """SHA-256 of several strings, as hex."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def seconds_so_far(started: dict[str, Any], records: Iterable[Record]) -> float:
+    """Until the last record was written, over all processes that worked on the stage."""
+    last = max((record.extra["finished"] for record in records), default=0.0)
+    return round(float(started["earlier"]) + max(0.0, float(last) - float(started["started"])), 3)

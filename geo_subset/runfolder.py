@@ -141,7 +141,7 @@ class StageFolder:
             state="unfinished" if self.fingerprint in ("", started["fingerprint"]) else "out of date",
             units=started["units"],
             units_done=len(records) if there <= len(names) else there - 1,  # but stage.json
-            seconds=_seconds_so_far(started, records),
+            seconds=manifests.seconds_so_far(started, records),
             fingerprint=started["fingerprint"],
             sums=manifests.sums(records),
             recent=manifests.sums([record for record in records if record.extra["finished"] >= since]),
@@ -190,7 +190,7 @@ class StageFolder:
             records = self._records(self.fingerprint)
             before = self._started()
             same = before is not None and before["fingerprint"] == self.fingerprint
-            earlier = _seconds_so_far(before, records.values()) if before and same else 0.0
+            earlier = manifests.seconds_so_far(before, records.values()) if before and same else 0.0
             sizes = storage.sizes(self.url)
             records = {
                 unit: record
@@ -290,7 +290,8 @@ class StageFolder:
         """
         units = tuple(sorted(records, key=lambda record: record.unit))
         files = tuple(entry for record in units for entry in record.files)
-        self._check_there(files)
+        there = storage.sizes(self.url)
+        self._check_there(files, there)
         stopping.check()
         total = add_counters([*(record.counters for record in units), counters or {}])
         total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
@@ -298,6 +299,9 @@ class StageFolder:
         usage = add_usage([*(u.extra.get("usage", {}) for u in units), *(step.usage for step in beforehand)])
         manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units, usage)
         try:
+            for name in there:
+                if name.startswith(storage.TEMPORARY):  # of a worker that was killed, its unit since done by another
+                    storage.remove(f"{self.url}/{name}")
             storage.write_text(f"{self.url}/{_MANIFEST}", manifests.manifest_to_json(manifest))
             fs, root = storage.filesystem(self.url)
             fs.rm(f"{root}/{_RECORDS}", recursive=True)
@@ -305,8 +309,7 @@ class StageFolder:
             raise from_os_error(error, f"finishing {self.url}") from error
         return manifest
 
-    def _check_there(self, files: Sequence[FileEntry]) -> None:
-        sizes = storage.sizes(self.url)
+    def _check_there(self, files: Sequence[FileEntry], sizes: dict[str, int]) -> None:
         wrong = [entry.path for entry in files if sizes.get(entry.path) != entry.bytes]
         if wrong:
             raise StageError(
@@ -389,9 +392,3 @@ def open_run(run: str, run_toml: str | None = None) -> str:
             raise told from error
         raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error
     return str(url).rstrip("/")
-
-
-def _seconds_so_far(started: dict[str, Any], records: Iterable[Record]) -> float:
-    """Until the last record was written, over all processes that worked on the stage."""
-    last = max((record.extra["finished"] for record in records), default=0.0)
-    return round(float(started["earlier"]) + max(0.0, float(last) - float(started["started"])), 3)

@@ -100,6 +100,14 @@ def test_a_recorded_file_that_is_not_there_at_the_end_is_an_error(run_url):
     assert set(stage.start(2)) == {"part-00000"}
 
 
+def test_a_half_written_file_of_a_killed_worker_goes_at_the_end(run_url):
+    stage = folder(run_url)
+    stage.start(1)
+    storage.write_text(f"{run_url}/samples/{storage.TEMPORARY}0123456789ab", "half a")
+    manifest = stage.finish([write(stage, 0)], 1.0)
+    assert names(run_url) == {"_manifest.json", *manifest.paths()}
+
+
 def test_seconds_of_processes_that_were_cut_off_are_added(run_url):
     stage = folder(run_url)
     stage.start(2)

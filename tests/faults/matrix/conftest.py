@@ -15,8 +15,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section(f"faults, FAULT_SEED={results[0].seed}")
     terminalreporter.write_line(
-        "moment: share of the stage's usual time at which it came (full-disk: of the room needed). lost: the driver "
-        "told of a lost worker."
+        "first to last: the shares of the stage's usual time (full-disk: of the room it needs) at which the trials "
+        "hit. writing: trials aimed at a file being written. lost: trials whose driver told of a lost worker."
     )
     for line in table.lines(results):
         terminalreporter.write_line(line)

@@ -29,16 +29,20 @@ class Result:
 RESULTS = pytest.StashKey[list[Result]]()
 
 
+_COLUMNS = ("trials", "too late", "first", "median", "last", "writing", "lost", "differ", "seconds")
+
+
 def lines(results: Iterable[Result]) -> Iterator[str]:
-    yield f"{'':24} {'trials':>6} {'too late':>8}  {'moment: first':>13} {'median':>6} {'last':>6}" + (
-        f" {'lost':>5} {'differ':>6} {'seconds':>7}"
-    )
+    yield " " * 24 + "".join(f"{name:>9}" for name in _COLUMNS)
     for result in results:
-        moments = [trial.moment for trial in result.trials if trial.moment is not None] or [float("nan")]
+        trials = result.trials
+        moments = [trial.moment for trial in trials if trial.moment is not None] or [float("nan")]
+        shares = (min(moments), statistics.median(moments), max(moments))
         yield (
-            f"{result.cell:24} {len(result.trials):6} {result.too_late:8}  {min(moments):13.2f} "
-            f"{statistics.median(moments):6.2f} {max(moments):6.2f} {sum(t.noticed for t in result.trials):5} "
-            f"{result.differences:6} {sum(t.seconds for t in result.trials):7.0f}"
+            f"{result.cell:24}{len(trials):9}{result.too_late:9}"
+            + "".join(f"{share:9.2f}" for share in shares)
+            + f"{sum(trial.writing for trial in trials):9}{sum(trial.noticed for trial in trials):9}"
+            + f"{result.differences:9}{sum(trial.seconds for trial in trials):9.0f}"
         )
 
 

@@ -31,10 +31,12 @@ _LOST = "a worker was lost"
 @dataclass(frozen=True)
 class Trial:
     """`moment`: the share of the stage's usual time at which it was disturbed (of the room it needs, for a full disk),
-    None if it was over before that. `noticed`: whether the driver told of a lost worker. `problems`: what differs."""
+    None if it was over before that. `writing`: whether it was aimed at whoever was writing a file.
+    `noticed`: whether the driver told of a lost worker. `problems`: what differs."""
 
     seed: int
     moment: float | None
+    writing: bool
     noticed: bool
     problems: list[str]
     seconds: float
@@ -43,11 +45,15 @@ class Trial:
 def killing(
     victim: str, title: str | None, scene: Scene, nodes: Nodes, run: str, seed: int, rng: random.Random
 ) -> Trial:
-    """kill -9 of 'driver', 'worker' or 'raylet'; a worker: one on a unit, or whose title starts so."""
+    """kill -9 of 'driver', 'worker' or 'raylet'; a worker: one on a unit, or whose title starts so.
+
+    About every second trial waits on until a file is being written: moments that are short, and the worst.
+    """
     started = time.monotonic()
     usual = statistics.median(scene.seconds)
     _copy(scene.before, run)
     moment: float | None = None
+    writing = rng.random() < 0.5
     problems: list[str] = []
     recorded: dict[Path, int] = {}
     with _driver(scene, run, nodes) as driver:
@@ -55,13 +61,13 @@ def killing(
             began, at = time.monotonic(), rng.random() * usual
             while time.monotonic() < began + at and _works(scene, run, driver):
                 time.sleep(0.005)
-            if _kill(victim, title, nodes, driver, rng, lambda: _works(scene, run, driver)):
+            if _kill(victim, title, nodes, driver, rng, lambda: _works(scene, run, driver), writing):
                 moment = (time.monotonic() - began) / usual
         status = driver.wait(HANGS)
     log = _log(scene).read_text()
-    if moment is None:
+    if moment is None and status == 0:
         scene.seconds.append(scene.manifest(run).seconds)
-    elif victim == "driver":
+    elif moment is not None and victim == "driver":
         if status != -signal.SIGKILL:
             problems.append(f"the killed driver ended with {status}")
         recorded = outcome.recorded(run)
@@ -75,7 +81,7 @@ def killing(
     if not problems:
         fs, root = fsspec.core.url_to_fs(run)
         fs.rm(root, recursive=True)
-    return Trial(seed, moment, _LOST in log, problems, time.monotonic() - started)
+    return Trial(seed, moment, writing, _LOST in log, problems, time.monotonic() - started)
 
 
 def filling(scene: Scene, nodes: Nodes, disk: Disk, seed: int, rng: random.Random) -> Trial:
@@ -99,7 +105,7 @@ def filling(scene: Scene, nodes: Nodes, disk: Disk, seed: int, rng: random.Rando
             problems += outcome.made_again(recorded)
         else:
             problems.append(f"with more room the run ended with {status}: {log}")
-    return Trial(seed, moment, False, problems, time.monotonic() - started)
+    return Trial(seed, moment, True, False, problems, time.monotonic() - started)
 
 
 def _copy(before: Path, run: str) -> None:
@@ -158,18 +164,35 @@ def _kill(
     driver: subprocess.Popen[bytes],
     rng: random.Random,
     works: Callable[[], bool],
+    writing: bool,
 ) -> bool:
-    """Kills as soon as there is what is to be killed. False if the stage was over before."""
+    """Kills as soon as there is what is to be killed, `writing`: and it, or what it ran, is at a file.
+
+    False if the stage was over before.
+    """
     while works():
-        found = [] if victim == "driver" else nodes.working(title, second_alone=victim == "raylet")
+        busy = nodes.working(title, second_alone=victim == "raylet")
         if victim == "driver":
-            driver.kill()
-            return True
-        if found and victim == "raylet":
+            busy.append(psutil.Process(driver.pid))
+        chosen = _soon_writing(busy) if writing else rng.choice(busy) if busy else None
+        if chosen is None:
+            continue
+        if victim == "raylet":
             nodes.lose_second()
             return True
-        if found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                rng.choice(found).kill()
-                return True
+        with contextlib.suppress(psutil.NoSuchProcess):
+            (driver if victim == "driver" else chosen).kill()
+            return True
     return False
+
+
+def _soon_writing(processes: list[psutil.Process]) -> psutil.Process | None:
+    """The first of them that is at a file of the run folder, if there is one within a moment."""
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        for process in processes:
+            with contextlib.suppress(OSError):
+                opened = Path(f"/proc/{process.pid}/fd").iterdir()
+                if any(storage.TEMPORARY in str(file.readlink()) for file in opened):
+                    return process
+    return None
