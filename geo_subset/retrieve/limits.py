@@ -15,8 +15,10 @@ Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989). Throu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from geo_subset.retrieve.shares import fair_shares
 
 #: Requests in flight that a backend gets at first, and at least while it is well: one is answered, one is on its way.
 START = 2
@@ -388,19 +390,3 @@ class Limits:
             return ""
         errors = "; ".join(f"{backend.url}: {backend.error or 'no answer'}" for backend in self.backends)
         return f"no backend has answered for {now - self._well:.0f} s ({errors})"
-
-
-def fair_shares(wanted: Mapping[int, int], total: int, held: Mapping[int, int]) -> dict[int, int]:
-    """`total` dealt out max-min fairly: nobody gets more than it wants, and what it leaves goes to the others.
-
-    Odd units go to those who hold most already, so that they need not change hands.
-    """
-    shares = {}
-    for left, worker in zip(range(len(wanted), 0, -1), sorted(wanted, key=lambda w: (wanted[w], w)), strict=True):
-        shares[worker] = min(wanted[worker], total // left)
-        total -= shares[worker]
-    for worker in sorted(wanted, key=lambda w: (-held.get(w, 0), w)):
-        if total and shares[worker] < wanted[worker]:
-            shares[worker] += 1
-            total -= 1
-    return shares

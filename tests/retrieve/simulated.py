@@ -28,6 +28,7 @@ class Outcome:
     in_flight: list[tuple[float, int]] = field(default_factory=list)
     """(time, requests in flight) whenever a worker has reported."""
     limits: list[tuple[float, int]] = field(default_factory=list)
+    taken: list[int | None] = field(default_factory=list)
 
     def rate(self, start: float, stop: float) -> float:
         return sum(start < time <= stop for time in self.answered) / (stop - start)
@@ -97,6 +98,7 @@ def simulate(
                 state.next_report = now + reply.period
                 outcome.in_flight.append((now, len(requests)))
                 outcome.limits.append((now, limits.backends[0].allowed(now)))
+                outcome.taken.append(limits.taken(now))
             while mine < min(state.share, wanted):
                 requests.append(_Request(worker, chance.lognormvariate(-sigma * sigma / 2, sigma), now))
                 mine += 1

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from retrieve.simulated import Model, simulate
 
 from geo_subset.retrieve import limits
-from geo_subset.retrieve.limits import Limits, Tally, fair_shares
+from geo_subset.retrieve.limits import Limits, Tally
+from geo_subset.retrieve.shares import fair_shares
 
 SLOTS_32 = Model(lambda n, _t: min(n, 32) / 0.05)
 #: Speeds as they were measured of the real backend on two cores: hardly more than one request at a time.
@@ -56,6 +57,14 @@ def test_a_backend_that_becomes_slower_or_faster_is_followed():
     assert found.rate(75, 90) > 0.9 * 640
     middle = [n for time, n in found.in_flight if 45 < time < 60]
     assert sum(middle) / len(middle) < 20
+
+
+def test_what_backends_take_is_known_once_slow_start_is_over():
+    found = simulate(TWO_CORES, 60)
+    assert found.taken[0] is None
+    known = found.taken.index(next(n for n in found.taken if n is not None))
+    assert found.taken[known:] == [limit for _, limit in found.limits[known:]]
+    assert max(n for n in found.taken[known:] if n is not None) < 16
 
 
 def test_too_little_work_says_nothing_of_a_limit():
