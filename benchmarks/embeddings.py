@@ -2,12 +2,13 @@
 
     pip install faiss-cpu                       # the peer; torch too, for bfloat16
     python benchmarks/embeddings.py [--queries 10000] [--rows 1000000] [--columns 512] [--k 1000] [--threads 1]
-    python benchmarks/embeddings.py --scaling   # a table over queries and rows
+    python benchmarks/embeddings.py --scaling   # a table: these queries, a tenth and a hundredth; these rows, half, an
+                                                # eighth
     python benchmarks/embeddings.py --workers   # the whole stage on Ray with one worker and with two
 
 Vectors are random unit vectors as float16 in .npy files of 131,072 rows, read from disk by both. Seconds are of CPU, of
 all threads, so that other work on the machine disturbs little. The peak of the product is measured in the same run:
-float32 by numpy, of 1024 x 1024 x columns, as the search multiplies. Peak memory is that of a process of its own, which
+float32 by numpy, of tiles as the search multiplies them. Peak memory is that of a process of its own, which
 does nothing but the search, libraries and queries included. Some wheels of faiss bring an OpenBLAS that does not know
 newer processors and falls back to slow code: where there is AVX512, OPENBLAS_CORETYPE=SkylakeX is set for it.
 """
@@ -50,12 +51,13 @@ def queries_of(count: int, columns: int):  # type: ignore[no-untyped-def]
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def ours(folder: Path, queries: int, columns: int, k: int, dtype: str):  # type: ignore[no-untyped-def]
-    """Seconds of CPU and the result, from files to the best rows of every query, as a unit of the stage does it."""
+def ours(folder: Path, queries: int, rows: int, columns: int, k: int, dtype: str):  # type: ignore[no-untyped-def]
+    """Seconds of CPU and the result, from files to the best of the first `rows` rows for every query, as a unit of the
+    stage does it."""
     from geo_subset.retrieve.embeddings import choice, passes, plan, sources, vectors
 
     passes.warm_up()
-    found = sources.describe_all(sources.discover([str(folder)]), columns)
+    found = sources.describe_all(sources.discover([str(folder)]), columns)[: -(-rows // PART)]
     pieces = [plan.Piece(number, 0, source.rows) for number, source in enumerate(found)]
     job = passes.Job(None, None, None, k, queries, columns, block_rows=plan.block_rows(columns))  # type: ignore[arg-type]
     asked = vectors.prepare(queries_of(queries, columns)).vectors
@@ -66,7 +68,7 @@ def ours(folder: Path, queries: int, columns: int, k: int, dtype: str):  # type:
     return time.process_time() - started, result.rows
 
 
-def faiss_knn(folder: Path, queries: int, columns: int, k: int):  # type: ignore[no-untyped-def]
+def faiss_knn(folder: Path, queries: int, rows: int, columns: int, k: int):  # type: ignore[no-untyped-def]
     """The same with faiss: what its own searches over files that do not fit into memory do."""
     import faiss
     import numpy as np
@@ -74,7 +76,7 @@ def faiss_knn(folder: Path, queries: int, columns: int, k: int):  # type: ignore
     asked = queries_of(queries, columns)
     started = time.process_time()
     heap = faiss.ResultHeap(queries, k, keep_max=True)
-    for number, path in enumerate(sorted(folder.glob("*.npy"))):
+    for number, path in enumerate(sorted(folder.glob("*.npy"))[: -(-rows // PART)]):
         block = np.load(path).astype(np.float32)
         scores, ids = faiss.knn(asked, block, k, metric=faiss.METRIC_INNER_PRODUCT)
         heap.add_result(scores, ids + number * PART)
@@ -86,8 +88,10 @@ def peak(columns: int, dtype: str) -> float:
     """Operations a CPU-second of the product alone."""
     import numpy as np
 
-    one, other = (np.random.default_rng(n).standard_normal((1024, columns), np.float32) for n in range(2))
-    out = np.empty((1024, 1024), np.float32)
+    from geo_subset.retrieve.embeddings.search import TILE
+
+    one, other = (np.random.default_rng(n).standard_normal((size, columns), np.float32) for n, size in enumerate(TILE))
+    out = np.empty(TILE, np.float32)
     if dtype == "bfloat16":
         import torch
 
@@ -101,11 +105,11 @@ def peak(columns: int, dtype: str) -> float:
             return np.dot(one, other.T, out=out)
 
     multiply()
-    times = 60
+    times = 20
     started = time.process_time()
     for _ in range(times):
         multiply()
-    return times * 2 * 1024 * 1024 * columns / (time.process_time() - started)
+    return times * 2 * TILE[0] * TILE[1] * columns / (time.process_time() - started)
 
 
 def memory(folder: Path) -> float:
@@ -150,11 +154,11 @@ def workers(folder: Path, arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace, folder: Path, queries: int, rows: int, dtype: str) -> None:
     operations = 2 * queries * rows * arguments.columns
-    cpu, ids = ours(folder, queries, arguments.columns, arguments.k, dtype)
+    cpu, ids = ours(folder, queries, rows, arguments.columns, arguments.k, dtype)
     line = f"  {queries:,} x {rows:,} x {arguments.columns}, k = {arguments.k}, {dtype}: {cpu:.1f} CPU-s"
     line += f", {operations / cpu / 1e9:.0f} G/s, {operations / cpu / peak(arguments.columns, dtype):.0%} of the peak"
     if not arguments.skip_faiss:
-        theirs, expected = faiss_knn(folder, queries, arguments.columns, arguments.k)
+        theirs, expected = faiss_knn(folder, queries, rows, arguments.columns, arguments.k)
         same = (ids == expected).mean()
         line += f"; faiss {theirs:.1f} CPU-s, ratio {theirs / cpu:.2f}, {same:.5%} of the ranks the same"
     print(line, flush=True)
@@ -178,7 +182,9 @@ def main() -> None:
     if "avx512bw" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
     if arguments.only_search:
-        ours(arguments.only_search, arguments.queries, arguments.columns, arguments.k, arguments.dtype)
+        ours(
+            arguments.only_search, arguments.queries, arguments.rows, arguments.columns, arguments.k, arguments.dtype
+        )  # fmt: skip
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -190,8 +196,11 @@ def main() -> None:
             return
         sizes = [(arguments.queries, arguments.rows)]
         if arguments.scaling:
-            steps = (100, 1000, arguments.queries)
-            sizes = [(queries, arguments.rows) for queries in steps if queries <= arguments.queries]
+            queries, rows = arguments.queries, arguments.rows
+            some = sorted(
+                {min(rows, -(-share // PART) * PART) for share in (rows // 8, rows // 2, rows)}
+            )  # whole files
+            sizes = [(q, r) for r in some for q in (queries // 100, queries // 10, queries)]
         for queries, rows in sizes:
             compare(arguments, folder, queries, rows, arguments.dtype)
         print(f"  peak memory of a search: {memory(folder) / 1e9:.2f} GB")

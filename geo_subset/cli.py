@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import sys
@@ -37,18 +38,32 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except GeoSubsetError as error:
-        click.echo(f"geo-subset: {error}", err=True)
+        _ended("failed", f"geo-subset: {error}")
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"\nstopped; what is done is kept. To go on: geo-subset {shlex.join(words)}", err=True)
+        from geo_subset.runfolder import in_ray_job
+
+        again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(words)}"
+        _ended("stopped", f"\nstopped; what is done is kept. To go on: {again}")
         return INTERRUPTED
     except Exception as error:
         # What the world outside does (a bucket without credentials, a folder without permission) is no bug of ours.
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in _OUTSIDE:
             raise
-        click.echo(f"geo-subset: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
+        _ended("failed", f"geo-subset: {type(error).__name__}: {' '.join(str(error).split())}")
         return 1
     return 0
+
+
+def _ended(how: str, message: str) -> None:
+    """Tells why a command ends, in the form of its log."""
+    from geo_subset import events
+
+    if events.structured():
+        events.set_up_logging()  # it may have ended before its log began
+        events.event(how, message, level=logging.ERROR)
+    else:
+        click.echo(message, err=True)
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,9 +91,9 @@ def _stage_command(name: str, last: str, help_text: str) -> None:
     @_run_file
     @_options
     def command(run_file: Path, overrides: tuple[str, ...], address: str | None) -> None:
-        from geo_subset import pipeline, progress, settings
+        from geo_subset import events, pipeline, settings
 
-        progress.set_up_logging()
+        events.set_up_logging()
         loaded = settings.load(run_file, overrides)
         results = pipeline.run(loaded, last, address)
         if all(result.skipped for result in results):
@@ -97,9 +112,9 @@ _stage_command("run", "report", "All stages.")
 )
 def places(run_file: Path, overrides: tuple[str, ...], address: str | None, preview: int | None) -> None:
     """The places table and the search texts."""
-    from geo_subset import pipeline, progress, runfolder, settings
+    from geo_subset import events, pipeline, runfolder, settings
 
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     result = pipeline.run(loaded, "places", address)[-1]
     if preview is not None:
@@ -128,10 +143,10 @@ def plan(
 
     The places are made for it, as they are for a run.
     """
-    from geo_subset import costs, pipeline, progress, runfolder, settings
+    from geo_subset import costs, events, pipeline, runfolder, settings
     from geo_subset.places.stage import FILE
 
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     rates = costs.known(loaded, like, by_hand)
     fingerprint = pipeline.run(loaded, "places", address)[-1].manifest.fingerprint
@@ -164,11 +179,11 @@ def download(
     run_file: Path, overrides: tuple[str, ...], address: str | None, retry_failed: bool, reason: str | None
 ) -> None:
     """Webdataset shards, and what they need before them."""
-    from geo_subset import pipeline, progress, settings
+    from geo_subset import events, pipeline, settings
 
     if reason is not None and not retry_failed:
         raise click.UsageError("--reason goes with --retry-failed")
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     results = pipeline.run(loaded, "download", address)
     if retry_failed:
@@ -179,11 +194,13 @@ def download(
 
 
 def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, address: str | None) -> None:
-    from geo_subset import cluster, runfolder
+    from geo_subset import cluster, events, lease, nodes, runfolder
     from geo_subset.download import stage
 
     folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "download", manifest.fingerprint)
-    with cluster.connect(loaded.cluster, address):
+    about = events.about(run=folder.run_url, stage="download")
+    with lease.held(folder.run_url), about, cluster.connect(loaded.cluster, address):
+        nodes.check()
         after = stage.retry_failed(loaded, folder, reason)
     if after is None:
         click.echo("nothing to try again: no image failed for such a reason")
@@ -202,22 +219,14 @@ _stage_command("report", "report", "Numbers, plots and contact sheets, and what 
 def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
     """What is done, what is left, counters and rates."""
     del address  # taken everywhere; reading a folder needs no cluster
-    from dataclasses import asdict
+    from geo_subset import lease, pipeline, runfolder, settings
+    from geo_subset import status as shown
 
-    from geo_subset import pipeline, settings
-
-    stages = dict(pipeline.status(settings.load(run_file, overrides)))
-    if as_json:
-        click.echo(json.dumps({name: asdict(progress) for name, progress in stages.items()}, indent=1))
-        return
-    for name, progress in stages.items():
-        line = f"{name:<9} {progress.state:<12}"
-        if progress.units is not None and progress.state != "waiting":
-            rate = f", {progress.units_done / progress.seconds:.2f} parts/s" if progress.seconds else ""
-            line += f" {progress.units_done:,} of {progress.units:,} parts{rate}"
-        click.echo(line.rstrip())
-        for counter, count in progress.counters.items():
-            click.echo(f"    {counter:<32} {count:>12,}")
+    loaded = settings.load(run_file, overrides)
+    held_by = lease.holder(runfolder.open_run(loaded.run))
+    dead = held_by is not None and lease.lives(held_by) is False
+    stages = shown.tree(dict(pipeline.status(loaded)), None if dead else held_by)
+    click.echo(json.dumps(stages, indent=1) if as_json else "\n".join(shown.lines(stages)))
 
 
 @commands.command()
@@ -225,13 +234,14 @@ def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_j
 @_options
 def verify(run_file: Path, overrides: tuple[str, ...], address: str | None) -> None:
     """Re-reads every shard and compares it with manifest and samples; changes nothing."""
-    from geo_subset import cluster, progress, runfolder, settings
+    from geo_subset import cluster, events, runfolder, settings
     from geo_subset.download import verify as verification
 
-    progress.set_up_logging()
+    events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     plan = verification.prepare(loaded, runfolder.open_run(loaded.run))
-    with cluster.connect(loaded.cluster, address):
+    about = events.about(run=plan.folder.run_url, stage="verify")
+    with about, cluster.connect(loaded.cluster, address):
         report = verification.run(plan, loaded)
     shown = report.problems[:_PROBLEMS_SHOWN]
     for line in shown:
@@ -266,10 +276,10 @@ def demo(
     address: str | None,
 ) -> None:
     """The whole pipeline on an embedded world, no network."""
-    from geo_subset import pipeline, progress, runfolder, settings
+    from geo_subset import events, pipeline, runfolder, settings
     from geo_subset.demo import launch
 
-    progress.set_up_logging()
+    events.set_up_logging()
     world = launch.build(out, places, images, port, corpus)
     run_file = launch.write_run_file(world, out)
     loaded = settings.load(run_file, overrides)

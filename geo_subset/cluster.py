@@ -7,11 +7,12 @@ again when its worker is lost. The driver sees unit ids and counters, never tabl
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import math
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset import stopping
-from geo_subset.errors import GeoSubsetError, SettingsError, StageError, StorageFullError
-from geo_subset.progress import log
+from geo_subset import events, lease, metrics, stopping, work
+from geo_subset.errors import GeoSubsetError, SettingsError, StopRunError
+from geo_subset.manifests import Record
 from geo_subset.settings import ClusterSettings
+from geo_subset.workers import GIB, Actors, Tasks, Workers
 
 Unit = TypeVar("Unit")
 
@@ -31,7 +33,8 @@ Unit = TypeVar("Unit")
 ATTEMPTS = 3
 #: How often a unit may lose its worker (killed, out of memory, node gone) before it is given up.
 LOSSES = 10
-UNITS_PER_ACTOR = 2
+#: Seconds between two looks at how many workers the cluster has room for, while no unit ends.
+LOOK = 5.0
 #: Seconds without any news after which the log says what is being waited for.
 PATIENCE = 60.0
 
@@ -54,6 +57,7 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     Raises SettingsError if no cluster answers there.
     """
     if ray.is_initialized():  # a caller (a test, a notebook) brought its own
+        metrics.export(True)
         yield
         return
     where = address or settings.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -68,30 +72,20 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     try:
         ray.init(where, **options)
     except Exception as error:  # Ray raises bare ones, when a node is slow to start among others
-        lines = str(error).strip().splitlines() or [repr(error)]
-        raise SettingsError(f"no Ray cluster at {where}: {lines[0]}") from error
+        # The reason (a token that is missing, another version) is that of the error before it.
+        reasons = [str(e).strip().splitlines()[0] for e in (error, error.__cause__) if e is not None and str(e).strip()]
+        raise SettingsError(f"no Ray cluster at {where}: {': '.join(reasons) or repr(error)}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put a handler of its own in its place
     try:
         cpus = float(ray.cluster_resources().get("CPU", 0))
         if where == "local" and settings.cpus_per_worker > cpus:
             raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
+        metrics.export(where != "local")
         yield
     finally:
+        metrics.export(False)
         ray.shutdown()
-
-
-def worker_count(settings: ClusterSettings) -> int:
-    """Worker processes that run at a time: as set, else as many as the cluster's CPUs carry now."""
-    if settings.workers is not None:
-        return settings.workers
-    cpus = float(ray.cluster_resources().get("CPU", 1))
-    return max(1, int(cpus / settings.cpus_per_worker))
-
-
-def gpu_count() -> float:
-    """GPUs of the cluster."""
-    return float(ray.cluster_resources().get("GPU", 0))
 
 
 def run_tasks(
@@ -100,161 +94,142 @@ def run_tasks(
     arguments: tuple[Any, ...],
     settings: ClusterSettings,
     gpus: float = 0,
+    memory: int = GIB,
 ) -> Generator[Outcome[Unit], None, None]:
-    """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come; each has `gpus` for itself."""
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, num_gpus=gpus, max_retries=0)(function)
-    shared = [ray.put(argument) for argument in arguments]
-    pending: dict[Any, Unit] = {}
+    """Runs `function(unit, *arguments)` as Ray tasks and yields outcomes as they come.
 
-    def has_room() -> bool:
-        # Where the number is not set, it follows the cluster as it grows, and one more round waits: that keeps workers
-        # busy and tells an autoscaler of the demand.
-        workers = min(worker_count(settings), gpu_count() / gpus if gpus else math.inf)
-        return len(pending) < (workers if settings.workers is not None else 2 * workers)
-
-    def submit(unit: Unit) -> None:
-        pending[remote.remote(unit, *shared)] = unit
-
-    yield from _drive(units, submit, has_room, pending, lambda _reference, _lost: None, {}, lambda _: None)
+    Each has `gpus` for itself, and goes to a node that has `memory` bytes for it (as it peaks, not a bound).
+    """
+    measured = work.measured(lease.checked(function), settings.cpus_per_worker, gpus)
+    yield from _drive(units, Tasks(measured, arguments, settings, gpus, memory))
 
 
 def run_actors(
-    actor_class: type, arguments: tuple[Any, ...], units: Iterable[Unit], settings: ClusterSettings, limit: int
+    actor_class: type,
+    arguments: tuple[Any, ...],
+    units: Iterable[Unit],
+    settings: ClusterSettings,
+    limit: int,
+    useful: Callable[[], int | None] = lambda: None,
+    memory: int = GIB,
 ) -> Generator[Outcome[Unit], None, None]:
-    """Runs `actor.run(unit)` on a pool of actors made of `actor_class(index, workers, *arguments)`; yields outcomes.
+    """Runs `actor.run(unit)` on a pool of actors made of `actor_class(index, *arguments)`; yields outcomes.
 
     Each actor holds up to two units at a time (its `run` is a coroutine, so that one unit's slow end overlaps the
     next one's start). Units go only to actors that have started, so one that the cluster has no room for holds none.
-    A lost actor is replaced and its units are done again. There are never more actors than units or than `limit`.
+    A lost actor is replaced and its units are done again.
+
+    There are as many actors as set, else as many as there are CPUs for. `useful` says how many have something to do
+    (None: not known yet): where the number is not set, the pool shrinks to that, or grows with the cluster up to it.
+    There are never more than `limit`, or than units left, so that nodes go back before the last unit ends.
     Raises StageError if an actor's constructor does.
     """
     waiting = list(units)
-    workers = min(worker_count(settings), max(1, len(waiting)), limit)
-    remote = ray.remote(num_cpus=settings.cpus_per_worker, max_restarts=0, max_concurrency=UNITS_PER_ACTOR)(actor_class)
-    actors: list[Any] = [None] * workers
-    starting: dict[Any, int] = {}
-    loads: dict[int, int] = {}  # of the actors that have started
-    homes: dict[Any, tuple[int, Any]] = {}
-    pending: dict[Any, Unit] = {}
-
-    def make(index: int) -> None:
-        actors[index] = remote.remote(index, workers, *arguments)
-        starting[actors[index].__ray_ready__.remote()] = index
-        loads.pop(index, None)
-
-    def started(reference: Any) -> None:
-        index = starting.pop(reference)
-        try:
-            ray.get(reference)
-        except exceptions.RayActorError as error:
-            if error.actor_init_failed:
-                raise StageError(f"a worker could not start: {_last_line(error)}") from error
-            make(index)
-        else:
-            loads[index] = 0
-
-    def submit(unit: Unit) -> None:
-        home = min(loads, key=loads.__getitem__)
-        reference = actors[home].run.remote(unit)
-        pending[reference], homes[reference] = unit, (home, actors[home])
-        loads[home] += 1
-
-    def ended(reference: Any, lost: bool) -> None:
-        home, actor = homes.pop(reference)
-        if actors[home] is not actor:
-            return  # replaced already, when another of its units was reported lost
-        loads[home] -= 1
-        if lost:
-            ray.kill(actor, no_restart=True)
-            make(home)
-
-    try:
-        for index in range(workers):
-            make(index)
-        yield from _drive(
-            waiting, submit, lambda: min(loads.values(), default=UNITS_PER_ACTOR) < UNITS_PER_ACTOR, pending, ended,
-            starting, started,
-        )  # fmt: skip
-    finally:
-        for actor in filter(None, actors):
-            ray.kill(actor, no_restart=True)
+    measured = work.measured(lease.checked(actor_class), settings.cpus_per_worker)
+    yield from _drive(waiting, Actors(measured, arguments, len(waiting), settings, limit, useful, memory))
 
 
-def _drive(
-    units: Iterable[Unit],
-    submit: Callable[[Unit], None],
-    has_room: Callable[[], bool],
-    pending: dict[Any, Unit],
-    on_ended: Callable[[Any, bool], None],
-    starting: dict[Any, int],
-    on_started: Callable[[Any], None],
-) -> Generator[Outcome[Unit], None, None]:
+def _drive(units: Iterable[Unit], team: Workers) -> Generator[Outcome[Unit], None, None]:
     """Keeps the workers busy until every unit has an outcome."""
     source = iter(units)
-    again: deque[Unit] = deque()
+    pending: dict[Any, Unit] = {}
+    waiting: deque[Unit] = deque()  # the next one, and those to be done again
     failures: dict[Unit, int] = {}
     losses: dict[Unit, int] = {}
-    exhausted = False
+    news = time.monotonic()
     try:
         while True:
-            while has_room() and not (exhausted and not again):
-                if again:
-                    submit(again.popleft())
-                    continue
-                try:
-                    submit(next(source))
-                except StopIteration:
-                    exhausted = True
-            if exhausted and not again and not pending:
+            waiting.extend(itertools.islice(source, 0 if waiting else 1))
+            while team.has_room() and waiting:  # asked even if nothing waits: the team follows the work
+                unit = waiting.popleft()
+                pending[team.submit(unit)] = unit
+                waiting.extend(itertools.islice(source, 0 if waiting else 1))
+            if not waiting and not pending:
                 return
             stopping.check()
-            ready, _ = ray.wait([*pending, *starting], num_returns=1, timeout=PATIENCE)
+            ready, _ = ray.wait([*pending, *team.starting], num_returns=1, timeout=LOOK)
             stopping.check()
-            if not ready and (starting or not _anything_runs()):
-                log.info("waiting: the cluster has no room for %s", "more workers" if pending else "a worker")
+            if ready:
+                news = time.monotonic()
+            elif time.monotonic() - news >= PATIENCE and (team.starting or not _anything_runs()):
+                wanted = "more workers" if pending else "a worker"
+                events.event("waiting", f"waiting: the cluster has no room for {wanted}")
+                news = time.monotonic()
             for reference in ready:
-                if reference in starting:
-                    on_started(reference)
+                if reference in team.starting:
+                    team.started(reference)
                     continue
                 unit = pending.pop(reference)
                 outcome: Outcome[Unit] | None = None
                 lost = False
                 try:
-                    outcome = Outcome(unit, ray.get(reference))
+                    outcome = Outcome(unit, _received(unit, ray.get(reference)))
                 except exceptions.RayTaskError as error:
                     cause = error.cause
-                    if isinstance(cause, StorageFullError):
+                    if isinstance(cause, StopRunError):
                         raise cause from None
                     failures[unit] = failures.get(unit, 0) + 1
                     final = isinstance(cause, GeoSubsetError) or failures[unit] >= ATTEMPTS
+                    _tell_of_failure(unit, cause, failures[unit], final)
                     if final:
                         outcome = Outcome(unit, error=_one_line(cause), wrong_input=isinstance(cause, SettingsError))
                 except exceptions.RayError as error:
                     lost = True
                     losses[unit] = losses.get(unit, 0) + 1
-                    log.info("a worker was lost (%s); its work is done again", type(error).__name__)
+                    _tell_of_loss(unit, error, losses[unit])
                     if losses[unit] >= LOSSES:
                         outcome = Outcome(unit, error=_lost(error, losses[unit]))
-                on_ended(reference, lost)
+                team.ended(reference, lost, outcome is not None)
                 if outcome is None:
-                    again.append(unit)
+                    waiting.append(unit)
                 else:
                     yield outcome
     finally:
-        for reference in pending:
-            with contextlib.suppress(exceptions.RayError, ValueError, TypeError):
-                # Killed: a worker interrupted while it imports a module would fail the next task that it is given.
-                # (Actors' calls cannot be; their owner ends them.)
-                ray.cancel(reference, force=True)
+        team.close()
+
+
+def _received(unit: Any, finished: work.Finished) -> Any:
+    """A unit's result; tells of it, and of what its worker logged."""
+    result = finished.result
+    record = result[0] if isinstance(result, tuple) else result
+    if isinstance(record, Record):
+        used = record.extra.get("usage", {})
+        sizes = {"files": len(record.files), "bytes": sum(entry.bytes for entry in record.files)}
+        events.tell(finished.kept, unit=record.unit)
+        events.event("unit done", **{"unit": record.unit, **sizes, **used, "counters": record.counters})
+        metrics.unit_done(record)
+    else:
+        events.tell(finished.kept, unit=_name(unit))
+    return result
+
+
+def _tell_of_failure(unit: Any, cause: BaseException, times: int, final: bool) -> None:
+    error, name = _one_line(cause), _name(unit)
+    metrics.trouble("failed")
+    if final:  # people are told by whoever gets the outcome
+        events.event("unit failed", level=logging.ERROR, unit=name, error=error, attempts=times)
+    else:
+        message = f"{name} failed ({error}); it is tried again"
+        events.event("unit tried again", message, level=logging.WARNING, unit=name, error=error, attempts=times)
+
+
+def _tell_of_loss(unit: Any, error: BaseException, times: int) -> None:
+    kind = type(error).__name__
+    metrics.trouble("lost")
+    events.event(
+        "worker lost", f"a worker was lost ({kind}); its work is done again",
+        level=logging.WARNING, unit=_name(unit), error=kind, losses=times,
+    )  # fmt: skip
+
+
+def _name(unit: Any) -> str:
+    """A unit as the log names it: shards and chunks have names, numbers and files stand for themselves."""
+    return str(getattr(unit, "name", None) or getattr(unit, "unit", None) or unit)[:200]
 
 
 def _anything_runs() -> bool:
     """Whether any CPU of the cluster is in use."""
     return float(ray.available_resources().get("CPU", 0)) < float(ray.cluster_resources().get("CPU", 0))
-
-
-def _last_line(error: BaseException) -> str:
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
 
 
 def _one_line(error: BaseException) -> str:

@@ -216,7 +216,7 @@ def _search(places: int, settings: Settings, rates: Mapping[str, Rate]) -> Gener
     )
     yield Amount("retrieve", "vectors", work.rows, "", f"of {work.columns} numbers, by the first pair")
     yield Amount("retrieve", "units", work.units, "", f"ranges of {work.range_rows:,} vectors x groups of places")
-    yield Amount("retrieve", "memory", work.memory, "B", f"a worker: block, places of a group, candidates ({k})")
+    yield Amount("retrieve", "memory", work.memory, "B", f"a worker: vectors, places and candidates ({k}) at a time")
     yield Amount("retrieve", "scratch", work.scratch, "B", f"places x candidates ({k}) x ranges, in _scan till the end")
     if work.corrected:
         yield Amount("retrieve", "candidates", work.corrected, "", "images among the best of a place, at most")

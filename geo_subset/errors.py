@@ -3,7 +3,9 @@
 GeoSubsetError
 ├── SettingsError      the run file, an option or an input it names is wrong: nothing was started (exit status 2)
 └── StageError         a stage could not finish; what is done stays done (exit status 1)
-    └── StorageFullError    the disk or the bucket takes no more: the run stops at once
+    └── StopRunError         nothing would come of going on: the run stops at once
+        ├── StorageFullError       the disk or the bucket takes no more
+        └── FolderNotSharedError   a node does not see the run folder
 """
 
 from __future__ import annotations
@@ -27,8 +29,16 @@ class StageError(GeoSubsetError):
     """A stage could not finish."""
 
 
-class StorageFullError(StageError):
+class StopRunError(StageError):
+    """What went wrong for one unit would go wrong for others as well."""
+
+
+class StorageFullError(StopRunError):
     """No space is left where the run folder or the scratch space is."""
+
+
+class FolderNotSharedError(StopRunError):
+    """A node of the cluster does not see the run folder that the driver sees."""
 
 
 def from_os_error(error: OSError, doing: str) -> StageError:

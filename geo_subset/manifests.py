@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -45,6 +45,8 @@ class Manifest:
     seconds: float
     versions: dict[str, str]
     units: tuple[Record, ...] = ()
+    usage: dict[str, float] = field(default_factory=dict)
+    """What the work took, by name (`work.taken`); unlike counters it differs from run to run."""
 
     def paths(self, prefix: str = "part-") -> list[str]:
         """Names of the files that start with `prefix`, in order."""
@@ -56,16 +58,35 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """What records, or a manifest, add up to; `failures` counts what failed, by reason."""
+
+    units: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    usage: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a stage is, for `status`. `units` is None until the stage was started; state is one of
-    'not started', 'unfinished', 'done', 'out of date'."""
+    'not started', 'unfinished', 'done', 'out of date'.
+
+    `sums` are those of the records read, which may be the newest alone; `recent` of those that were finished in the
+    last `recent_seconds`. `last` is when the last of them was (Unix seconds). `seconds` is the time spent until then.
+    """
 
     state: str
-    units: int | None
-    units_done: int
-    counters: dict[str, int]
-    seconds: float
+    units: int | None = None
+    units_done: int = 0
+    seconds: float = 0.0
     fingerprint: str | None = None
+    sums: Sums = Sums()
+    recent: Sums = Sums()
+    recent_seconds: float = 0.0
+    last: float | None = None
+    step: str = ""
+    """What is done beforehand, in parts of its own, if that is what is counted."""
 
 
 def manifest_to_json(manifest: Manifest) -> str:
@@ -76,6 +97,7 @@ def manifest_to_json(manifest: Manifest) -> str:
         "files": [dataclasses.asdict(entry) for entry in manifest.files],
         "counters": manifest.counters,
         "seconds": manifest.seconds,
+        "usage": manifest.usage,
         "versions": manifest.versions,
         "units": [
             {"unit": u.unit, "files": [entry.path for entry in u.files], "counters": u.counters, "extra": u.extra}
@@ -100,6 +122,7 @@ def manifest_from_json(text: str) -> Manifest:
         seconds=tree["seconds"],
         versions=tree["versions"],
         units=units,
+        usage=tree.get("usage", {}),
     )
 
 
@@ -117,6 +140,25 @@ def record_from_json(text: str | None, fingerprint: str) -> Record | None:
         return Record(tree["unit"], files, tree["counters"], tree["extra"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def sums(records: Sequence[Record]) -> Sums:
+    """What records add up to."""
+    counters = add_counters(record.counters for record in records)
+    failures = {name.removeprefix("failed: "): n for name, n in counters.items() if name.startswith("failed: ") and n}
+    for record in records:
+        for failure in record.extra.get("failed", ()):
+            failures[failure["reason"]] = failures.get(failure["reason"], 0) + 1
+    return Sums(len(records), counters, add_usage(r.extra.get("usage", {}) for r in records), failures)
+
+
+def add_usage(usages: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The sum by name."""
+    total: dict[str, float] = {}
+    for usage in usages:
+        for name, amount in usage.items():
+            total[name] = round(total.get(name, 0) + amount, 3)
+    return total
 
 
 def add_counters(counters: Iterable[dict[str, int]]) -> dict[str, int]:

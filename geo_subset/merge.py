@@ -19,7 +19,10 @@ from typing import Any
 import duckdb
 import fsspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from geo_subset import cluster, progress, shuffle, storage, urls
 from geo_subset.errors import SettingsError, StageError, from_os_error
@@ -33,10 +36,13 @@ PARTITION_BYTES = 256 << 20
 MAP_BYTES = 64 << 20
 MEMORY_LIMIT = "1GB"
 """DuckDB's memory per reduce task; above it, it spills to the node's scratch space."""
+REDUCE_MEMORY = 2 << 30
+"""Bytes that a reduce task has for itself on its node: that, its rows and what it hands out."""
 MAX_THREADS = 8
 """For a single partition; more would each want their share of that memory."""
 
-_SOURCE = [field.name for field in SOURCE_FIELDS]
+_OF_BEST = ["caption", *(field.name for field in SOURCE_FIELDS)]
+_SLICE = 65_536
 
 
 def content(settings: Settings) -> Any:
@@ -92,13 +98,14 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     )
     done = partitions - len(todo)
     with progress.track("merge", partitions, "partitions", done) as advance:
-        for outcome in cluster.run_tasks(_reduce, todo, (reduction,), settings.cluster):
+        for outcome in cluster.run_tasks(_reduce, todo, (reduction,), settings.cluster, memory=REDUCE_MEMORY):
             if outcome.error is not None:
                 raise StageError(f"partition {outcome.unit} of {partitions} could not be merged: {outcome.error}")
             records[_unit(outcome.unit)] = outcome.result
             advance(1)
+    shuffled = split.manifest()
     split.remove()
-    return folder.finish(records.values(), time.monotonic() - started)
+    return folder.finish(records.values(), time.monotonic() - started, None, [shuffled] if shuffled else [])
 
 
 def describe(manifest: Manifest) -> str:
@@ -155,105 +162,158 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
         database = stack.enter_context(_database(threads))
         if split is None:
             paths = stack.enter_context(StageFolder(folder.run_url, "retrieve").local(reduction.matches))
-            source = _parquet(paths) if paths else "no_matches"
-            database.register("no_matches", MATCHES.empty_table())
-            database.execute(f"CREATE VIEW matches AS SELECT *, md5(url_key(url)) AS uid FROM {source}")
+            parts = [pq.ParquetFile(path).read() for path in paths]
+            rows = pa.concat_tables(parts) if parts else MATCHES.empty_table()
         else:
             manifest = split.manifest()
             names = manifest.paths("map-") if manifest else []
             streams = [stack.enter_context(split.open(name)) for name in names]
             rows = pa.concat_tables(shuffle.read_partition(streams, partition))
-            database.register("matches", rows)
-        places = stack.enter_context(StageFolder(folder.run_url, "places").local(["places.parquet"]))
-        database.execute(f"CREATE VIEW places AS SELECT place_id, name, latitude, longitude FROM {_parquet(places)}")
-        counters = _merge(database, reduction.merge)
-        # Without insertion order kept, parallel readers would hand even a sorted result out in pieces as they come.
-        database.execute("SET preserve_insertion_order = true")
-        columns = ", ".join(SAMPLES.names)
-        kept: Any = database.execute(f"SELECT {columns} FROM merged WHERE dropped IS NULL ORDER BY uid")
+        (places,) = stack.enter_context(StageFolder(folder.run_url, "places").local(["places.parquet"]))
+        merged = _merge(database, rows, places, reduction.merge)
+        counters = dict(merged.counters)
+        wide = _contiguous(rows.select(_OF_BEST))
+        del rows
+        name = f"{_unit(partition)}-{folder.tag}.parquet"
         try:
             entry = folder.write_batches(
-                f"{_unit(partition)}-{folder.tag}.parquet",
-                SAMPLES,
-                (pa.Table.from_batches([batch]).cast(SAMPLES) for batch in kept.to_arrow_reader(65_536)),
+                name, SAMPLES, _samples(database, merged, wide, reduction.merge.where, counters)
             )
         except OSError as error:
             raise from_os_error(error, f"writing {folder.url}") from error
         return folder.record(_unit(partition), [entry], counters)
 
 
-def _merge(database: duckdb.DuckDBPyConnection, merge: MergeSettings) -> dict[str, int]:
-    """Makes table `merged` (columns of SAMPLES, and why a row is `dropped`) from `matches` and `places`.
+@dataclass(frozen=True)
+class Merged:
+    """U distinct URLs, sorted by uid, and their N places, those of one URL after those of another, best first."""
 
-    The counters add up: matches = matches_below_min_similarity + what the merged rows stand for;
+    urls: pa.Table
+    """(U,) uid, row (of the best match), place_id, similarity, url, name, latitude, longitude, domain."""
+    dropped: npt.NDArray[np.integer]
+    """(U,) Number of the reason for which a URL is left out; -1 for none."""
+    ends: npt.NDArray[np.int64]
+    """(U + 1,) URL i has the places [ends[i], ends[i + 1])."""
+    place_ids: pa.Array
+    """(N,)"""
+    similarities: pa.Array
+    """(N,) float32"""
+    counters: dict[str, int]
+
+
+def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, merge: MergeSettings) -> Merged:
+    """Brings together what shows the same image. `rows` are MATCHES, with `uid` where they were split by it.
+
+    Only what decides is sorted; what a sample has of its best match besides is picked when it is written.
+    The counters add up: matches = matches_below_min_similarity + what the URLs stand for;
     urls_distinct = samples + every other urls_ counter.
     """
     least = "-infinity" if merge.min_similarity is None else repr(merge.min_similarity)
+    uid = "uid" if "uid" in rows.column_names else "md5(url_key(url))"
+    database.register("matches", rows.append_column("row", _column(np.arange(rows.num_rows))))
     # The best of a place's rows for the image, then the places by the same order: similarity, rank, place_id, url.
-    database.execute(
+    found = database.sql(
         f"""
-        CREATE TEMP TABLE found AS
-        WITH by_place AS (
-            SELECT * FROM matches WHERE similarity >= '{least}'::FLOAT
+        WITH keyed AS (
+            SELECT {uid} AS uid, place_id, similarity, rank, url, row FROM matches WHERE similarity >= '{least}'::FLOAT
+        )
+        SELECT uid, place_id, similarity, row FROM (
+            SELECT * FROM keyed
             QUALIFY row_number() OVER (PARTITION BY uid, place_id ORDER BY similarity DESC, rank, url) = 1
-        )
-        SELECT *, row_number() OVER (PARTITION BY uid ORDER BY similarity DESC, rank, place_id, url) AS nth
-        FROM by_place
+        ) ORDER BY uid, similarity DESC, rank, place_id, url
         """
-    )
+    ).to_arrow_table()
+    below = database.sql(f"SELECT count(*) FROM matches WHERE similarity < '{least}'::FLOAT").fetchall()[0][0]
+    database.unregister("matches")
+    uids = found["uid"].combine_chunks()
+    begins = _begins(uids)
+    ends = np.append(begins, len(uids))
+    urls_ = found.take(_column(begins))
+    urls_ = urls_.append_column("url", rows["url"].cast(pa.large_string()).take(urls_["row"]))
+    database.register("best", urls_.select(["place_id", "url"]).append_column("n", _column(np.arange(len(begins)))))
+    known = database.sql(
+        f"""SELECT name, latitude, longitude, url_host(url) AS host
+            FROM best LEFT JOIN {_parquet([places])} USING (place_id) ORDER BY n"""
+    ).to_arrow_table()
+    database.unregister("best")
+    host = known["host"].combine_chunks().dictionary_encode()
+    hosts = host.dictionary.to_pylist()
+    of_host = np.frombuffer(host.indices.buffers()[1], np.int32, len(host), 4 * host.indices.offset)
+    domains = _texts([urls.registered_domain(name) for name in hosts])
     blocked_uids, blocked_domains = _read_blocklists(merge.blocklist)
-    hosts = [row[0] for row in database.execute("SELECT DISTINCT url_host(url) FROM found WHERE nth = 1").fetchall()]
-    database.register(
-        "hosts",
-        pa.table(
-            {
-                "host": pa.array(hosts, pa.string()),
-                "domain": pa.array([urls.registered_domain(host) for host in hosts], pa.string()),
-                "blocked": pa.array([_is_blocked(host, blocked_domains) for host in hosts], pa.bool_()),
-            }
-        ),
-    )
-    database.register("blocked_uids", pa.table({"uid": pa.array(sorted(blocked_uids), pa.string())}))
-    database.execute(
-        f"""
-        CREATE TEMP TABLE merged AS
-        WITH lists AS (
-            SELECT uid, list(place_id ORDER BY nth) AS place_ids, list(similarity ORDER BY nth) AS similarities,
-                count(*)::INTEGER AS place_count
-            FROM found GROUP BY uid
-        ), samples AS (
-            SELECT uid, url, caption, place_id, name, latitude, longitude, similarity, place_ids, similarities,
-                place_count, domain, blocked, {", ".join(_SOURCE)}
-            FROM (SELECT * FROM found WHERE nth = 1)
-            JOIN lists USING (uid)
-            LEFT JOIN places USING (place_id)
-            LEFT JOIN hosts ON hosts.host = url_host(url)
-        )
-        SELECT * EXCLUDE (blocked), CASE
-            WHEN uid IN (SELECT uid FROM blocked_uids) THEN 'urls_blocked'
-            WHEN blocked THEN 'urls_of_blocked_domains'
-            WHEN place_count > {merge.max_places_per_url or 2**31 - 1} THEN 'urls_of_too_many_places'
-            WHEN ({merge.where or "true"}
-            ) IS NOT true THEN 'urls_not_where'
-            END AS dropped
-        FROM samples
-        """
-    )
-    matches, below = _one(
-        database, f"SELECT count(*), count(*) FILTER (WHERE similarity < '{least}'::FLOAT) FROM matches"
-    )
-    dropped = dict(
-        database.execute("SELECT dropped, count(*) FROM merged WHERE dropped IS NOT NULL GROUP BY ALL").fetchall()
-    )
-    (distinct,) = _one(database, "SELECT count(*) FROM merged")
-    return {
-        "matches": matches,
-        "matches_below_min_similarity": below,
-        "urls_distinct": distinct,
-        **{f: dropped.get(f, 0) for f in ("urls_blocked", "urls_of_blocked_domains", "urls_of_too_many_places")},
-        "urls_not_where": dropped.get("urls_not_where", 0),
-        "samples": distinct - sum(dropped.values()),
+    blocked_hosts = np.array([_is_blocked(name, blocked_domains) for name in hosts], bool)
+    reasons = {
+        "urls_blocked": np.array([uid in blocked_uids for uid in urls_["uid"].to_pylist()] if blocked_uids else False),
+        "urls_of_blocked_domains": blocked_hosts[of_host],
+        "urls_of_too_many_places": np.diff(ends) > (merge.max_places_per_url or 2**31 - 1),
     }
+    # The first one that holds is what counts.
+    dropped = np.select(list(reasons.values()), range(len(reasons)), -1)
+    for name in ("name", "latitude", "longitude"):
+        urls_ = urls_.append_column(name, known[name])
+    urls_ = urls_.append_column("domain", domains.take(host.indices))
+    counters = {"matches": rows.num_rows, "matches_below_min_similarity": below, "urls_distinct": len(begins)}
+    counters |= {reason: int((dropped == number).sum()) for number, reason in enumerate(reasons)}
+    counters |= {"urls_not_where": 0, "samples": 0}
+    place_ids, similarities = found["place_id"].combine_chunks(), found["similarity"].combine_chunks()
+    return Merged(urls_, dropped, ends, place_ids, similarities, counters)
+
+
+def _samples(
+    database: duckdb.DuckDBPyConnection, merged: Merged, rows: pa.Table, where: str | None, counters: dict[str, int]
+) -> Iterator[pa.Table]:
+    """The samples in slices; `rows` has the matches' other columns. Counts samples, and urls_not_where."""
+    for start in range(0, merged.urls.num_rows, _SLICE):
+        urls_ = merged.urls.slice(start, _SLICE)
+        ends = merged.ends[start : start + urls_.num_rows + 1]
+        mine = slice(int(ends[0]), int(ends[-1]))
+        offsets = _column((ends - ends[0]).astype(np.int32))
+        columns = {name: urls_[name] for name in urls_.column_names if name != "row"}
+        columns |= {name: rows[name].take(urls_["row"]) for name in rows.column_names}
+        columns["place_ids"] = pa.ListArray.from_arrays(offsets, merged.place_ids[mine])
+        columns["similarities"] = pa.ListArray.from_arrays(offsets, merged.similarities[mine])
+        columns["place_count"] = _column(np.diff(ends).astype(np.int32))
+        table = pa.table({name: columns[name] for name in SAMPLES.names}).cast(SAMPLES)
+        table = table.take(_column(np.flatnonzero(merged.dropped[start : start + _SLICE] < 0)))
+        if where is not None:
+            database.register("samples", table)
+            fits = database.sql(f"SELECT ({where}\n) IS true AS fits FROM samples").to_arrow_table()["fits"]
+            database.unregister("samples")
+            counters["urls_not_where"] += table.num_rows - pc.sum(fits, min_count=0).as_py()
+            table = table.filter(fits)
+        counters["samples"] += table.num_rows
+        yield table
+
+
+def _begins(uids: pa.Array) -> npt.NDArray[np.int64]:
+    """Where a uid differs from the one before it."""
+    if not len(uids):
+        return np.zeros(0, np.int64)
+    texts = np.frombuffer(uids.buffers()[2], "S32", len(uids), 32 * uids.offset)
+    return np.flatnonzero(np.concatenate([[True], texts[1:] != texts[:-1]]))
+
+
+def _column(numbers: npt.NDArray[np.integer]) -> pa.Array:
+    """`pa.array` of them. That would import pandas, as `to_numpy` does: half a second in a worker."""
+    numbers = np.ascontiguousarray(numbers)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    """The same for strings."""
+    encoded = [value.encode() for value in values]
+    offsets = np.concatenate([[0], np.cumsum([len(value) for value in encoded], dtype=np.int64)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
+def _contiguous(table: pa.Table) -> pa.Table:
+    """The same with one chunk a column, so that rows can be picked at random; texts may exceed 2 GB."""
+    columns = {}
+    for field in table.schema:
+        column = table[field.name]
+        column = column.cast(pa.large_string()) if field.type == pa.string() else column
+        columns[field.name] = column.combine_chunks()
+    return pa.table(columns)
 
 
 def _read_blocklists(paths: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -284,7 +344,6 @@ def _database(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
             "threads": threads,
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": str(scratch),
-            "preserve_insertion_order": False,
         }
         with duckdb.connect(config=config) as database:
             urls.define_sql(database)
@@ -294,8 +353,3 @@ def _database(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
 def _parquet(paths: Sequence[str]) -> str:
     quoted = ", ".join("'" + str(Path(path)).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{quoted}])"
-
-
-def _one(database: duckdb.DuckDBPyConnection, query: str) -> tuple[int, ...]:
-    row = database.execute(query).fetchone()
-    return row if row is not None else ()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 
-from geo_subset import runfolder, stopping
+from geo_subset import events, lease, runfolder, stopping
 from geo_subset.manifests import Manifest, Progress
-from geo_subset.progress import log
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, dumps
 
@@ -42,7 +41,7 @@ STAGES = (
 
 
 #: What some stages do first, in a folder of its own; its units are what there is to see until then.
-_BEFOREHAND = {"places": "gather", "retrieve": "scan", "merge": "shuffle"}
+_BEFOREHAND = {"places": ("gather",), "retrieve": ("texts", "scan", "best", "rows"), "merge": ("shuffle",)}
 
 
 @dataclass(frozen=True)
@@ -64,27 +63,35 @@ def check(settings: Settings) -> None:
 def run(settings: Settings, last: str = "report", address: str | None = None) -> list[Result]:
     """Runs the stages up to `last`, skipping what is done. Starts or joins a Ray cluster only if a stage needs it.
 
-    Raises SettingsError before anything starts; StageError when a stage cannot finish, with what is done kept.
+    Raises SettingsError before anything starts; StageError when a stage cannot finish, with what is done kept, or when
+    another driver works on the run folder.
     """
     check(settings)
-    run_url = runfolder.open_run(settings.run, dumps(settings))
     results = []
     with ExitStack() as stack:
+        stack.enter_context(lease.held(runfolder.open_run(settings.run)))
+        run_url = runfolder.open_run(settings.run, dumps(settings))
         connected = False
         for stage in _up_to(last):
             stopping.check()
+            stack.enter_context(events.about(run=run_url, stage=stage.name))
             folder = _folder(stage, settings, run_url)
             manifest = folder.finished()
             skipped = manifest is not None
             if manifest is None:
                 if stage.needs_cluster(settings) and not connected:
-                    from geo_subset import cluster
+                    from geo_subset import cluster, nodes
 
                     stack.enter_context(cluster.connect(settings.cluster, address))
+                    nodes.check()
                     connected = True
+                events.event("stage started")
                 manifest = stage.module.run(settings, folder)
             did = "done already:" if skipped else f"{manifest.seconds:.1f} s:"
-            log.info("%-9s %s %s", stage.name, did, stage.module.describe(manifest))
+            events.event(
+                "stage done", f"{stage.name:<9} {did} {stage.module.describe(manifest)}",
+                skipped=skipped, seconds=manifest.seconds, counters=manifest.counters, **manifest.usage,
+            )  # fmt: skip
             results.append(Result(stage.name, manifest, skipped))
     return results
 
@@ -96,12 +103,15 @@ def status(settings: Settings) -> Iterator[tuple[str, Progress]]:
     for stage in STAGES:
         folder = _folder(stage, settings, run_url) if before_done else StageFolder(run_url, stage.name)
         progress = folder.progress()
-        if progress.state == "unfinished" and not progress.units_done and stage.name in _BEFOREHAND:
-            first = StageFolder(run_url, _BEFOREHAND[stage.name], folder.fingerprint).progress()
-            progress = first if first.state == "unfinished" else progress
+        if progress.state in ("not started", "unfinished") and not progress.units_done:
+            for step in _BEFOREHAND.get(stage.name, ()):
+                first = StageFolder(run_url, step, folder.fingerprint).progress()
+                if first.state == "unfinished":
+                    progress = replace(first, step=step)
+                    break
         if not before_done:
             state = "waiting" if progress.state == "not started" else "out of date"
-            progress = Progress(state, None, 0, {}, 0.0)
+            progress = Progress(state)
         before_done = before_done and progress.state == "done"
         yield stage.name, progress
 

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-log = logging.getLogger("geo_subset")
+from geo_subset import events, metrics
+from geo_subset.events import log as log
+
 LOG_INTERVAL = 10.0
 """Seconds between two lines in a log."""
 
 
-def set_up_logging() -> None:
-    """Sends the package's messages to stderr, above a progress bar where there is one."""
-    handler = _AboveBar()
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
-    log.handlers = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False
+@contextlib.contextmanager
+def track(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], object]]:
+    """Shows progress of `total` units, `done` of them there already; call the result with how many more are done.
+
+    What happens meanwhile belongs to this step, in logs and metrics.
+    """
+    now_done = done
+    with (
+        events.about(step=label),
+        metrics.progress(unit, done, total) as export,
+        _shown(label, total, unit, done) as show,
+    ):
+
+        def advance(count: int) -> None:
+            nonlocal now_done
+            now_done += count
+            export(now_done)
+            show(count)
+
+        yield advance
 
 
 @contextlib.contextmanager
-def track(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int], object]]:
-    """Shows progress of `total` units, `done` of them there already; call the result with how many more are done."""
-    if sys.stderr.isatty():
+def _shown(label: str, total: int, unit: str, done: int) -> Iterator[Callable[[int], object]]:
+    if sys.stderr.isatty() and not events.structured():
         form = "{desc:<10} {percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt}{unit}  {rate_noinv_fmt}  {remaining} left"
         with tqdm(total=total, initial=done, desc=label, unit=f" {unit}", bar_format=form, file=sys.stderr) as bar:
             yield bar.update
@@ -42,12 +55,12 @@ def track(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable
         if now - shown >= LOG_INTERVAL and now_done < total:
             shown = now
             rate = (now_done - done) / (now - started)
-            left = tqdm.format_interval((total - now_done) / rate) if rate else "?"
-            log.info("%-9s %s/%s %s, %.1f/s, %s left", label, f"{now_done:,}", f"{total:,}", unit, rate, left)
+            seconds_left = (total - now_done) / rate if rate else None
+            left = "?" if seconds_left is None else tqdm.format_interval(seconds_left)
+            events.event(
+                "progress", f"{label:<9} {now_done:,}/{total:,} {unit}, {rate:.1f}/s, {left} left",
+                done=now_done, total=total, of=unit, per_second=round(rate, 3),
+                seconds_left=seconds_left and round(seconds_left, 1),
+            )  # fmt: skip
 
     yield advance
-
-
-class _AboveBar(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)

@@ -12,7 +12,9 @@ of another fingerprint are removed before the first unit is started, so that two
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import os
 import re
 import shutil
 import time
@@ -27,9 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import manifests, storage, tables
+from geo_subset import manifests, stopping, storage, tables, work
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
-from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, digest_of, versions
+from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, add_usage, digest_of, versions
 
 #: Raised when a format on storage changes: what older versions wrote is then made again.
 FORMAT = 1
@@ -50,6 +52,10 @@ STAGES: dict[str, tuple[str, str]] = {
 }
 _MANIFEST = "_manifest.json"
 _RECORDS = "_records"
+#: Seconds before now whose rate `progress` tells.
+RECENT = 300.0
+#: Records that `progress` reads from an object store, where each is a request.
+MOST_READ = 1_000
 
 
 def fingerprint(stage: str, content: Any, before: Manifest | None, inputs: Iterable[str] = ()) -> str:
@@ -109,7 +115,7 @@ class StageFolder:
         return manifest if all(sizes.get(entry.path) == entry.bytes for entry in manifest.files) else None
 
     def progress(self) -> Progress:
-        """What is done, from manifest or records; state is 'out of date' for another fingerprint."""
+        """What is done, from manifest or records (the newest, of very many); 'out of date': of another fingerprint."""
         manifest = self.manifest()
         if manifest is not None:
             sizes = storage.sizes(self.url)
@@ -118,18 +124,29 @@ class StageFolder:
             state = "done" if done == units else "unfinished"
             if self.fingerprint not in ("", manifest.fingerprint):
                 state = "out of date"
-            return Progress(state, units, done, manifest.counters, manifest.seconds, manifest.fingerprint)
+            counted = dataclasses.replace(
+                manifests.sums(manifest.units), counters=manifest.counters, usage=manifest.usage
+            )
+            return Progress(state, units, done, manifest.seconds, manifest.fingerprint, counted)
         started = self._started()
         if started is None:
-            return Progress("not started", None, 0, {}, 0.0)
-        records = self._records(started["fingerprint"]).values()
+            return Progress("not started")
+        names, there = storage.newest(f"{self.url}/{_RECORDS}", MOST_READ)
+        records = list(self._read_records(names, started["fingerprint"]).values())
+        now, began = time.time(), float(started["started"])
+        since = max(now - RECENT, began)
+        if there > len(names):  # no further back than what was read
+            since = max(since, min((record.extra["finished"] for record in records), default=since))
         return Progress(
             state="unfinished" if self.fingerprint in ("", started["fingerprint"]) else "out of date",
             units=started["units"],
-            units_done=len(records),
-            counters=add_counters(record.counters for record in records),
+            units_done=len(records) if there <= len(names) else there - 1,  # but stage.json
             seconds=_seconds_so_far(started, records),
             fingerprint=started["fingerprint"],
+            sums=manifests.sums(records),
+            recent=manifests.sums([record for record in records if record.extra["finished"] >= since]),
+            recent_seconds=round(now - since, 3),
+            last=max((record.extra["finished"] for record in records), default=None),
         )
 
     def path(self, name: str) -> str:
@@ -165,9 +182,9 @@ class StageFolder:
 
         All that does not belong to them (other fingerprints, parts never recorded, half-written files) is removed.
         """
-        fs, root = storage.filesystem(self.url)
+        stopping.check()
         try:
-            fs.makedirs(f"{root}/{_RECORDS}", exist_ok=True)
+            storage.make_folder(f"{self.url}/{_RECORDS}")
             self._keep_units_of_manifest()
             storage.remove(f"{self.url}/{_MANIFEST}")
             records = self._records(self.fingerprint)
@@ -239,8 +256,9 @@ class StageFolder:
             return FileEntry(name, rows, path.stat().st_size, storage.sha256(stream))
 
     def record(self, unit: str, files: Sequence[FileEntry], counters: dict[str, int], **extra: Any) -> Record:
-        """Declares a unit finished: from now on its files count."""
-        record = Record(unit, tuple(files), counters, {**extra, "finished": time.time()})
+        """Declares a unit finished: from now on its files count. What this process used for it is noted as well."""
+        noted = {"usage": work.taken(), **extra, "finished": time.time()}
+        record = Record(unit, tuple(files), counters, noted)
         try:
             text = manifests.record_to_json(record, self.fingerprint)
             storage.write_text(f"{self.url}/{_RECORDS}/{unit}.json", text)
@@ -257,20 +275,29 @@ class StageFolder:
             return next((record for record in manifest.units if record.unit == unit), None)
         return record
 
-    def finish(self, records: Iterable[Record], seconds: float, counters: dict[str, int] | None = None) -> Manifest:
+    def finish(
+        self,
+        records: Iterable[Record],
+        seconds: float,
+        counters: dict[str, int] | None = None,
+        beforehand: Iterable[Manifest] = (),
+    ) -> Manifest:
         """Writes the manifest from the records (sorted by unit) and removes them: the stage is done.
 
-        `seconds` is how long this process took; what earlier, cut off ones took is added.
+        `seconds` is how long this process took; what earlier, cut off ones took is added. What steps `beforehand`
+        used, in folders of their own that go, counts as used by this stage.
         Raises StageError if a recorded file is not there as it was recorded.
         """
         units = tuple(sorted(records, key=lambda record: record.unit))
         files = tuple(entry for record in units for entry in record.files)
         there = storage.sizes(self.url)
         self._check_there(files, there)
+        stopping.check()
         total = add_counters([*(record.counters for record in units), counters or {}])
         total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
         seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)
-        manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units)
+        usage = add_usage([*(u.extra.get("usage", {}) for u in units), *(step.usage for step in beforehand)])
+        manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units, usage)
         try:
             for name in there:
                 if name.startswith(storage.TEMPORARY):  # of a worker that was killed, its unit since done by another
@@ -315,9 +342,12 @@ class StageFolder:
                 self.record(unit.unit, unit.files, unit.counters, **unit.extra)
 
     def _records(self, wanted: str) -> dict[str, Record]:
-        names = [n for n in storage.sizes(f"{self.url}/{_RECORDS}") if n.endswith(".json") and n != "stage.json"]
+        return self._read_records(storage.sizes(f"{self.url}/{_RECORDS}"), wanted)
+
+    def _read_records(self, names: Iterable[str], wanted: str) -> dict[str, Record]:
+        there = [name for name in names if name.endswith(".json") and name != "stage.json"]
         with ThreadPoolExecutor(16) as pool:
-            texts = pool.map(storage.read_text, [f"{self.url}/{_RECORDS}/{name}" for name in names])
+            texts = pool.map(storage.read_text, [f"{self.url}/{_RECORDS}/{name}" for name in there])
             records = [manifests.record_from_json(text, wanted) for text in texts]
         return {record.unit: record for record in records if record is not None}
 
@@ -332,18 +362,29 @@ class StageFolder:
                 storage.remove(f"{self.url}/{_RECORDS}/{name}")
 
 
+def in_ray_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # by which Ray hands it the job's runtime environment
+
+
 def open_run(run: str, run_toml: str | None = None) -> str:
     """The run folder as an absolute URL that any process can use; with `run_toml`, made and tried for writing.
 
-    Raises SettingsError: no such file system, or the folder cannot be written to. Raises StorageFullError.
+    Raises SettingsError: no such file system, the folder cannot be written to, or would not outlive a Ray job. Raises
+    StorageFullError.
     """
     if run.startswith("memory:"):
         raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
+    if in_ray_job() and not re.match(r"[/~]|[a-z0-9]+:", run):
+        raise SettingsError(
+            f"run = {run!r}: as a Ray job this works in a copy of your folder, which is removed when it ends; name a "
+            "folder that all nodes see by its whole path or as a URL: --set run=s3://bucket/folder"
+        )
     try:
         fs, root = fsspec.core.url_to_fs(run)
         url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)
         if run_toml is not None:
-            fs.makedirs(root, exist_ok=True)
+            storage.make_folder(url)
             storage.write_text(f"{url}/run.toml", run_toml)
     except Exception as error:  # object stores raise kinds of their own, say for missing credentials
         told = from_os_error(error, f"writing to {run}") if isinstance(error, OSError) else None

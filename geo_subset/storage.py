@@ -10,6 +10,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,11 +22,24 @@ from fsspec.implementations.local import LocalFileSystem
 TEMPORARY = ".tmp-"
 
 
+#: Where folders are no more than a part of names; making one would make a bucket that is not there, a misspelt one's.
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
+
+
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     fs, root = fsspec.core.url_to_fs(url)
     if not isinstance(fs, LocalFileSystem):
         fs.invalidate_cache()  # listings of a bucket that other processes write to must not be remembered
+        if "s3" in _protocols(fs):
+            _retry_server_errors()
     return fs, root
+
+
+def make_folder(url: str) -> None:
+    """Makes a folder and those above it, if they are not there."""
+    fs, root = filesystem(url)
+    if not _OBJECT_STORES.intersection(_protocols(fs)):
+        fs.makedirs(root, exist_ok=True)
 
 
 def sizes(url: str) -> dict[str, int]:
@@ -35,6 +49,22 @@ def sizes(url: str) -> dict[str, int]:
         return {Path(e["name"]).name: e["size"] for e in fs.ls(root, detail=True) if e["type"] == "file"}
     except FileNotFoundError:
         return {}
+
+
+def newest(url: str, most: int) -> tuple[list[str], int]:
+    """Names of the files directly in a folder, on object stores of the `most` that were written last; and how many
+    files there are."""
+    fs, root = filesystem(url)
+    try:
+        files = [entry for entry in fs.ls(root, detail=True) if entry["type"] == "file"]
+    except FileNotFoundError:
+        return [], 0
+    there = len(files)
+    if there > most and not isinstance(fs, LocalFileSystem):
+        # Each store has a name of its own for the time; later is greater in all of them.
+        time = next((key for key in ("LastModified", "updated", "last_modified") if key in files[0]), "name")
+        files = sorted(files, key=lambda entry: entry[time])[-most:]
+    return [Path(entry["name"]).name for entry in files], there
 
 
 def read_text(url: str) -> str | None:
@@ -53,6 +83,35 @@ def write_text(url: str, text: str) -> None:
             temporary.write_text(text, encoding="utf-8")
     else:
         fs.pipe_file(path, text.encode())
+
+
+def create(url: str, text: str) -> bool:
+    """Makes a small file; False if there is one already.
+
+    One of several that try at the same time makes it: by O_EXCL on local and shared file systems, by If-None-Match on
+    object stores. A store that does not know the latter overwrites what is there, and this is True each time.
+    """
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        try:
+            file = Path(path).open("x", encoding="utf-8")  # noqa: SIM115 - whether it is made here decides the rest
+        except FileExistsError:
+            return False
+        try:
+            with file:
+                file.write(text)
+        except OSError:  # a full disk
+            Path(path).unlink(missing_ok=True)
+            raise
+        return True
+    try:
+        fs.pipe_file(path, text.encode(), mode="create")
+    except OSError as error:  # if there is one: FileExistsError, or EINVAL from s3fs
+        no_answer = error.errno is None and not isinstance(error, FileExistsError)
+        if no_answer or read_text(url) is None:
+            raise
+        return False
+    return True
 
 
 def remove(url: str) -> None:
@@ -78,6 +137,26 @@ def sha256(stream: IO[bytes]) -> str:
 
 def is_local(url: str) -> bool:
     return isinstance(filesystem(url)[0], LocalFileSystem)
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+
+
+@lru_cache(maxsize=1)
+def _retry_server_errors() -> None:
+    """Lets s3fs try again after any answer of 5xx, as it does after SlowDown and lost connections: five times, each of
+    which is up to five requests of botocore. (Older ones of s3fs leave other errors to botocore alone.)"""
+    import s3fs.core  # an extra
+
+    if hasattr(s3fs.core, "set_custom_error_handler"):
+        s3fs.core.set_custom_error_handler(_is_server_error)
+
+
+def _is_server_error(error: Exception) -> bool:
+    answer = getattr(error, "response", None)
+    answer = answer.get("ResponseMetadata", {}) if isinstance(answer, dict) else {}
+    return int(answer.get("HTTPStatusCode", 0)) >= 500
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""Stage 'places' as a Ray job: the places table and the search texts.
+r"""Stage 'places' as a Ray job: the places table and the search texts.
 
-    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/places.py examples/midtown_east.toml
+    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/places.py \
+        examples/midtown_east.toml --set run=s3://my-bucket/runs/midtown-east
 
-Options follow as on the command line, e.g. --set run=s3://my-bucket/runs/midtown-east: on a cluster of several nodes
-the run folder must be where all of them reach it.
+Options are those of the command line. The run folder must be where all nodes reach it.
 """
 
 from __future__ import annotations

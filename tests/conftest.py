@@ -17,7 +17,7 @@ settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
 #: Files whose tests share a world and what an undisturbed run on it gives.
-_WHOLE_RUNS = ("test_kill.py", "test_download_faults.py", "test_equal_runs.py")
+_WHOLE_RUNS = ("test_kill.py", "test_download_faults.py", "test_equal_runs.py", "test_jobs.py")
 #: Where tests wait for functions to be compiled, which only the first one has to.
 _COMPILED = "tests/retrieve/captions/"
 #: Other files that take long.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -88,7 +89,7 @@ def test_a_full_disk_stops_the_run_at_once(ray_session, tmp_path):
 
 
 class Squarer:
-    def __init__(self, index, workers, folder):
+    def __init__(self, index, folder):
         self.index, self.folder = index, folder
 
     async def run(self, unit):
@@ -98,7 +99,7 @@ class Squarer:
 
 
 class Broken:
-    def __init__(self, index, workers, folder):
+    def __init__(self, index, folder):
         raise ValueError("no such model")
 
 
@@ -139,3 +140,24 @@ def test_no_cluster_at_the_address():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert "SAID no Ray cluster at http://127.0.0.1:1" in out.stdout, out.stderr
+
+
+@pytest.mark.parametrize(("useful", "actors"), [(None, 2), (1, 1)])
+def test_the_pool_is_as_large_as_is_of_use(ray_session, tmp_path, useful, actors):
+    """Where no number is set: as many as there are CPUs, until it is known how many have something to do."""
+    got = list(cluster.run_actors(Slow, (str(tmp_path), actors), range(8), ClusterSettings(), 9, lambda: useful))
+    assert sorted(o.unit for o in got) == list(range(8))
+    assert len({o.result for o in got}) == actors
+
+
+class Slow:
+    """Its first units last until a second actor has begun one, if there is to be one."""
+
+    def __init__(self, index, folder, actors):
+        self.folder, self.actors = Path(folder), actors
+
+    async def run(self, unit):
+        (self.folder / f"{self.actors}-{os.getpid()}").touch()
+        while len(list(self.folder.glob(f"{self.actors}-*"))) < self.actors:
+            await asyncio.sleep(0.01)
+        return os.getpid()

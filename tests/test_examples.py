@@ -58,7 +58,7 @@ def test_jobs_are_thin_and_say_how_to_submit_them(name: str) -> None:
     text = JOBS[name].read_text(encoding="utf-8")
     command = "run" if name == "pipeline" else name
     assert f'main(["{command}", *sys.argv[1:]])' in text
-    assert f"--working-dir . -- python jobs/{name}.py examples/" in text
+    assert f"--working-dir . -- python jobs/{name}.py \\\n        examples/midtown_east.toml --set run=s3://" in text
 
 
 @pytest.mark.parametrize("name", ["places", "pipeline"])

@@ -12,12 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "geo_subset"
 #: The building, top floor first. A module may import only from floors below its own.
 FLOORS = [
     {"cli"},
-    {"demo"},
+    {"demo", "status"},
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
-    {"runfolder", "cluster", "shuffle"},
-    {"manifests", "tables", "settings", "progress", "urls", "storage", "inputs", "retry_after"},
-    {"errors", "stopping", "complaints", ""},
+    {"runfolder", "cluster", "nodes", "shuffle"},
+    {"workers", "lease"},
+    {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
+    {"metrics"},
+    {"manifests", "events", "errors", "stopping", "complaints", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -75,3 +75,26 @@ def test_registered_domain(host, domain):
 def test_uid_is_128_bits_of_the_key():
     assert urls.uid("HTTP://A.com:80/x#y") == urls.uid("http://a.com/x")
     assert len(urls.uid("x")) == 32
+
+
+LABELS = st.sampled_from(
+    ["a", "www", "x-y", "w_1", "city", "com", "co", "uk", "jp", "kawasaki", "ck", "xn--p1ai", "b1", ""]
+)
+
+
+@settings(max_examples=500)
+@given(labels=st.lists(LABELS, min_size=1, max_size=6))
+@example(labels=["city", "kawasaki", "jp"])
+@example(labels=["127", "0", "0", "1"])
+def test_registered_domain_is_that_of_tldextract(labels):
+    host = ".".join(labels)
+    assert urls.registered_domain(host) == (urls._suffixes.extract_str(host).top_domain_under_public_suffix or host)
+
+
+def test_every_rule_of_the_suffix_list_is_obeyed():
+    for rule in urls._rules():
+        for before in ("", "a.", "b.a."):
+            host = before + rule.lstrip("!").replace("*", "w")
+            assert urls.registered_domain(host) == (
+                urls._suffixes.extract_str(host).top_domain_under_public_suffix or host
+            )

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from geo_subset import events, metrics, work
 from geo_subset.download import reasons
 from geo_subset.download.addresses import is_public
 from geo_subset.download.fetch import Terms, fetch
@@ -111,6 +112,7 @@ class _Download:
         self._most = settings.threads or AT_A_TIME
         self._room = max(1, _LARGE_BODIES // settings.max_bytes)  # for so many large bodies more
         self._in_work = self._fetched = 0
+        self._shown = 0.0
         self._aside: deque[int] = deque()  # rows with a large body, until there is room
         self._tries = [0] * len(positions)
         self._rest_until: dict[str, float] = {}
@@ -125,6 +127,15 @@ class _Download:
             resize = functools.partial(self._resized, pool, small)
             while (wait := self._hand_out(loop, resize)) is not None:
                 loop.turn(wait)
+                self._show()
+            metrics.in_flight("", 0, 0)
+
+    def _show(self) -> None:
+        """Exports, once a second, how many images are in work."""
+        now = time.monotonic()
+        if now - self._shown >= 1:
+            self._shown = now
+            metrics.in_flight("", self._in_work, self._most)
 
     def _hand_out(self, loop: Loop, resize: _Resize) -> float | None:
         """Begins as many rows as there may be. Returns for how long nothing else can be done; None: all is done."""
@@ -160,7 +171,9 @@ class _Download:
         self._in_work += 1
         status, error = "failed_to_download", None
         try:
+            work.add("requests", 1)
             body, head = fetch(self._client, self._urls[row] or "", self._terms, make_room)
+            work.add("bytes_fetched", len(body))
             status = "failed_to_resize"
             self._schedule.done(row)  # its host need not wait for the resizing
             picture, sha256 = resize(body, head)
@@ -204,11 +217,15 @@ class _Download:
             longer = until - max(now, self._rest_until.get(host, now))
             if self._rested.get(host, 0.0) + longer > _REST:
                 self._closed[host] = error.reason
+                rest = round(error.retry_after)
+                message = f"{host} wants {rest} s of rest: its other images are left to a retry pass"
+                events.event("host given up", message, host=host, seconds=rest, error=str(error))
                 return False
             if longer > 0:
                 self._rested[host] = self._rested.get(host, 0.0) + longer
                 self._rest_until[host] = until
                 self._schedule.rest(host, until)
+                events.event("host rests", host=host, seconds=round(longer, 1), error=str(error))
             self._schedule.again(row, until)
             return True
         if self._tries[row] >= self._settings.retries:

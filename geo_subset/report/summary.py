@@ -12,7 +12,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from geo_subset.report import effort
 from geo_subset.report.database import Database
+from geo_subset.settings import PricesSettings
 
 TOP = 20
 #: Of the places without images, how many are named.
@@ -25,8 +27,8 @@ _MAP_POINTS, _CELLS = 20_000, 250
 Point = tuple[float, float, int, int]
 
 
-def summarise(database: Database) -> dict[str, Any]:
-    """The content of summary.json.
+def summarise(database: Database, prices: PricesSettings) -> dict[str, Any]:
+    """The content of summary.json. Cost is null without prices.
 
     A place's images are its rows in matches, counted by distinct URL; `images` are the rows of samples; `similarity`
     is that of the rows of matches (null and NaN left out and counted), with quantiles interpolated linearly.
@@ -43,6 +45,7 @@ def summarise(database: Database) -> dict[str, Any]:
     domains = _top_domains(database, images)
     similarity = quantiles(database, _SIMILARITIES, _QUANTILES)
     download = database.manifests["download"]
+    stages = effort.by_stage(database.manifests, prices)
     return {
         "places": places,
         "places_with_images": with_images,
@@ -69,10 +72,9 @@ def summarise(database: Database) -> dict[str, Any]:
         "download": _download_outcomes(database),
         "image_sizes": _image_sizes(database),
         "shards": sum(entry.path.endswith(".tar") for entry in download.files),
-        "stages": {
-            stage: {"seconds": manifest.seconds, "counters": manifest.counters}
-            for stage, manifest in database.manifests.items()
-        },
+        "stages": stages,
+        "total": effort.total(stages),
+        "prices": prices.model_dump() if prices.are_given else None,
     }
 
 

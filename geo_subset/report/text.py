@@ -21,6 +21,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def size(count: float) -> str:
+    """999 -> '999 B', 4802966 -> '4.8 MB'"""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}" if units[0] == "B" or count >= 99.95 else f"{count:.1f} {units[0]}"
+
+
+def money(amount: float) -> str:
+    """0.00042 -> '0.00042', 1234.567 -> '1,234.57', 0.00001 -> '<0.0001'"""
+    if 0 < amount < 0.0001:
+        return "<0.0001"
+    return f"{amount:.2g}" if 0 < amount < 0.1 else f"{amount:,.2f}"
+
+
 def plain(text: str | None) -> str:
     """One line of text: white space and characters that cannot be shown become single spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())

@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from geo_subset import work
 from geo_subset.retrieve import answers, limits, plain_answers
 from geo_subset.retrieve.answers import AnswerError, Rows
 from geo_subset.retrieve.gate import Exchange, Gate
@@ -142,7 +143,9 @@ class ClipService:
             error: AnswerError | None = None
             try:
                 url = f"{self._service.url[visit.backend]}/{path}"
-                return read(await post(self._session, url, body, self._num_images))
+                answer = await post(self._session, url, body, self._num_images)
+                work.add("bytes_fetched", len(answer))
+                return read(answer)
             except AnswerError as problem:
                 error = problem
             finally:

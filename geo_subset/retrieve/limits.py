@@ -132,6 +132,11 @@ class Limit:
         """Requests in flight that are allowed."""
         return self._value if self._trial is None else self._trial
 
+    @property
+    def settled(self) -> bool:
+        """Whether slow start is over: what there was to gain by doubling has been found."""
+        return not self._doubling
+
     def add(self, worker: int, tally: Tally, now: float) -> None:
         """Takes a worker's report into account."""
         ended = tally.answered + tally.failed
@@ -295,6 +300,7 @@ class _Worker:
     heard: float
     wanted: int = 0
     bounds: list[int] = field(default_factory=list)  # requests it may have in flight, by backend
+    in_flight: list[int] = field(default_factory=list)  # those it has, as it reported last
 
 
 class Limits:
@@ -323,7 +329,8 @@ class Limits:
         if me is None or me.incarnation != incarnation:
             me = self._workers[worker] = _Worker(incarnation, now)
         me.heard, me.wanted = now, wanted
-        me.bounds = [tally.in_flight for tally in tallies]
+        me.in_flight = [tally.in_flight for tally in tallies]
+        me.bounds = list(me.in_flight)
         for backend, tally in zip(self.backends, tallies, strict=True):
             self.news += backend.add(worker, tally, now)
         self._workers = {w: state for w, state in self._workers.items() if now - state.heard < LOST}
@@ -331,6 +338,19 @@ class Limits:
             self._well = now
         shares = self._shares(worker, now)
         return Reply(shares, self._granted(worker, tokens_left, now), self._period(), self._gone(now))
+
+    def taken(self, now: float) -> int | None:
+        """Requests in flight that all backends together take now; None while that of one is being found out."""
+        if not all(backend.limit.settled or backend.aside for backend in self.backends):
+            return None
+        return min(self._concurrency, sum(backend.allowed(now) for backend in self.backends))
+
+    def load(self, now: float) -> list[tuple[str, int, int]]:
+        """Of each backend its URL, the requests it has in flight, and how many it may have."""
+        return [
+            (backend.url, sum(worker.in_flight[k] for worker in self._workers.values()), backend.allowed(now))
+            for k, backend in enumerate(self.backends)
+        ]
 
     def _shares(self, worker: int, now: float) -> tuple[int, ...]:
         me = self._workers[worker]

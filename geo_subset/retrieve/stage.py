@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import math
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -21,9 +22,9 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 
-from geo_subset import cluster, progress, tables
+from geo_subset import cluster, metrics, progress, tables, work
 from geo_subset.errors import StageError
-from geo_subset.manifests import Manifest, Record, add_counters
+from geo_subset.manifests import Manifest, Record, add_counters, add_usage
 from geo_subset.progress import log
 from geo_subset.retrieve import backends, clip_service, plan
 from geo_subset.retrieve.limits import Limits, Reply, Tally
@@ -35,6 +36,9 @@ from geo_subset.settings import ClipServiceSettings, Settings
 _FAILURES = "failures"
 #: With so many failures beyond what is allowed, most of those asked, a backend is not worth asking further.
 _HOPELESS = 200
+#: A worker reads some 250 answers of 1,000 rows a second; with so many requests in flight it has less than that to do,
+#: as a backend takes 30 ms and more for one.
+REQUESTS_PER_WORKER = 8
 
 
 def content(settings: Settings) -> Any:
@@ -87,9 +91,9 @@ def _retrieve(
     asked = failed = 0
     with contextlib.ExitStack() as stack:
         advance = stack.enter_context(progress.track("retrieve", places, "places", done))
-        limiter = stack.enter_context(_limiter(service))
+        limiter, useful = stack.enter_context(_limiter(service))
         arguments = (folder, service, settings.retrieve.num_images, limiter)
-        outcomes = cluster.run_actors(Worker, arguments, left, settings.cluster, limit=service.concurrency)
+        outcomes = cluster.run_actors(Worker, arguments, left, settings.cluster, service.concurrency, useful)
         for outcome in stack.enter_context(contextlib.closing(outcomes)):  # workers end before the limiter
             chunk = outcome.unit
             if outcome.error is None:
@@ -126,9 +130,18 @@ class Limiter:
         told, self._limits.news = self._limits.news, []
         return told
 
+    def load(self) -> list[tuple[str, int, int]]:
+        """As `Limits.load`."""
+        return self._limits.load(time.monotonic())
+
     def gone(self) -> str:
         """Why no backend is worth waiting for, if so."""
         return self._gone
+
+    def useful(self) -> int | None:
+        """How many workers have something to do; None while it is being found out what the backends take."""
+        taken = self._limits.taken(time.monotonic())
+        return None if taken is None else math.ceil(taken / REQUESTS_PER_WORKER)
 
     def summary(self) -> list[str]:
         """A line for each backend."""
@@ -139,24 +152,34 @@ class Limiter:
 
 
 @contextlib.contextmanager
-def _limiter(service: ClipServiceSettings) -> Iterator[Any]:
-    """A Limiter, what it has to say sent to the log."""
+def _limiter(service: ClipServiceSettings) -> Iterator[tuple[Any, Callable[[], int | None]]]:
+    """A Limiter, what it has to say sent to the log; and how many workers it found to be useful when last asked."""
     limiter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Limiter).remote(service)
     ended = threading.Event()
+    useful: int | None = None
 
     def follow() -> None:
+        nonlocal useful
         last = False
         while not last:
             last = ended.wait(1.0)
             with contextlib.suppress(RayError):  # it is being started again
-                lines = ray.get([limiter.news.remote(), *([limiter.summary.remote()] if last else [])], timeout=10)
+                useful, load, *lines = ray.get(
+                    [
+                        limiter.useful.remote(), limiter.load.remote(), limiter.news.remote(),
+                        *([limiter.summary.remote()] if last else []),
+                    ],
+                    timeout=10,
+                )  # fmt: skip
+                for backend, requests, allowed in load:
+                    metrics.in_flight(backend, *((0, 0) if last else (requests, allowed)))
                 for line in itertools.chain.from_iterable(lines):
                     log.info("retrieve  %s", line)
 
     follower = threading.Thread(target=follow, name="limiter-news", daemon=True)
     follower.start()
     try:
-        yield limiter
+        yield limiter, lambda: useful
     finally:
         ended.set()
         follower.join()
@@ -166,9 +189,7 @@ def _limiter(service: ClipServiceSettings) -> Iterator[Any]:
 class Worker:
     """An actor: one client, kept over all its chunks; several chunks at a time share the client's room."""
 
-    def __init__(
-        self, index: int, _workers: int, folder: StageFolder, service: ClipServiceSettings, num: int, limiter: Any
-    ) -> None:
+    def __init__(self, index: int, folder: StageFolder, service: ClipServiceSettings, num: int, limiter: Any) -> None:
         self._index, self._incarnation = index, uuid.uuid4().hex
         self._folder, self._service, self._num_images, self._limiter = folder, service, num, limiter
         self._client: clip_service.ClipService | None = None
@@ -194,8 +215,10 @@ class Worker:
 
 def _write(folder: StageFolder, chunk: Chunk, ids: list[str], found: clip_service.Retrieved) -> Record:
     name = f"part-{chunk.index:06d}-{folder.tag}.parquet"
-    matches, counters = found.matches, found.counters
+    matches, counters, more = found.matches, found.counters, dict[str, Any]()
     if chunk.again:
+        earlier = folder.recorded(chunk.unit)
+        more = {"usage": add_usage([earlier.extra.get("usage", {}) if earlier else {}, work.taken()])}
         with folder.open(name) as stream:
             kept = pq.read_table(stream)
         kept = kept.filter(pc.invert(pc.is_in(kept["place_id"], pa.array(chunk.again))))
@@ -203,7 +226,7 @@ def _write(folder: StageFolder, chunk: Chunk, ids: list[str], found: clip_servic
         counters = {**add_counters([dict(chunk.before), counters]), "rows": matches.num_rows}
     entry = folder.write_table(matches, name)
     return folder.record(
-        chunk.unit, [entry], counters, failed=[dataclasses.asdict(f) for f in found.failures], places=len(ids)
+        chunk.unit, [entry], counters, failed=[dataclasses.asdict(f) for f in found.failures], places=len(ids), **more
     )
 
 

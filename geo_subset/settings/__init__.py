@@ -267,10 +267,27 @@ class DownloadSettings(_Section):
         return quality
 
 
+class PricesSettings(_Section):
+    """In any currency; 0: it costs nothing."""
+
+    cpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    """Of one CPU that a worker holds."""
+    gpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    gb_month: Annotated[float, Field(ge=0)] = 0.0
+    """Of 10^9 bytes in the run folder for a month."""
+    thousand_writes: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that write to an object store."""
+
+    @property
+    def are_given(self) -> bool:
+        return any(price for _, price in self)
+
+
 class ReportSettings(_Section):
     title: str = ""
     contact_sheet_places: Count | tuple[str, ...] = 12
     """How many places, or which (names or place ids)."""
+    prices: PricesSettings = PricesSettings()
 
     _lists = field_validator("contact_sheet_places", mode="before")(_as_tuple)
 

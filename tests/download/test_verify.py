@@ -57,7 +57,8 @@ def contents(folder: Path) -> dict[str, str]:
 def test_a_whole_run_is_one_line_of_numbers_and_nothing_is_changed(run: Run, run_file: Path) -> None:
     before = contents(run.path)
     status, out, err = by_itself(run_file, run.path)
-    assert (status, err) == (0, "")
+    told = [line for line in err.splitlines() if not re.search(r"verify +[\d,]+/[\d,]+ rows", line)]
+    assert (status, told) == (0, [])
     tree = json.loads((run.shards / "_manifest.json").read_text())
     counters, tars = tree["counters"], list(run.shards.glob("*.tar"))
     assert re.fullmatch(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from geo_subset.errors import StageError
 from geo_subset.report import database, summary
+from geo_subset.settings import PricesSettings
 
 from .report_run import Outcome, Run, match, place, write
 
@@ -54,7 +55,7 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
 
 def counted(run: Run) -> dict[str, Any]:
     with database.opened(run.url) as tables:
-        return summary.summarise(tables)
+        return summary.summarise(tables, PricesSettings())
 
 
 def read(folder: Path, pattern: str) -> pd.DataFrame:
@@ -99,7 +100,21 @@ def recount(folder: Path) -> dict[str, Any]:
             "failed_by_reason": failed["error_message"].value_counts().to_dict(),
         },
         "shards": len(list(folder.glob("shards/*.tar"))),
-        "stages": {stage: {"seconds": m["seconds"], "counters": m["counters"]} for stage, m in manifests.items()},
+        "stages": {
+            stage: {"seconds": m["seconds"], "counters": m["counters"], **effort(m)} for stage, m in manifests.items()
+        },
+    }
+
+
+def effort(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the fixed keys of a stage, without prices."""
+    used = ("worker_seconds", "reserved_cpu_seconds", "used_cpu_seconds", "reserved_gpu_seconds", "bytes_fetched")
+    return {
+        **{name: manifest["usage"].get(name, 0) for name in used},
+        "requests": manifest["counters"].get("requests", manifest["usage"].get("requests", 0)),
+        "bytes_stored": sum(entry["bytes"] for entry in manifest["files"]),
+        "writes": len(manifest["files"]) + len(manifest["units"]),
+        "cost": None,
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from geo_subset.report import database, page, plots, sheets, summary, text
+from geo_subset.settings import PricesSettings
 
 from .report_run import Outcome, colored, match, place, write
 
@@ -35,7 +36,7 @@ def rendered(folder: Path, places: list[dict], matches: list[dict], title: str =
         folder, places, matches, lambda s: Outcome(image=colored()) if "gone" not in s["url"] else Outcome(reason=EVIL)
     )
     with database.opened(run.url) as tables:
-        numbers = summary.summarise(tables)
+        numbers = summary.summarise(tables, PricesSettings())
         images = plots.draw(numbers, summary.map_points(tables))
         return page.render(title, numbers, images, sheets.make(tables, run.url, ["list:1", EVIL]))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from geo_subset.report import database, plots, summary
+from geo_subset.settings import PricesSettings
 
 from .report_run import Outcome, match, place, write
 
@@ -22,7 +23,7 @@ def drawn(folder: Path, places: list[dict], matches: list[dict], **options: obje
     run = write(folder, places, matches, **options)  # type: ignore[arg-type]
     with database.opened(run.url) as tables, warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        images = plots.draw(summary.summarise(tables), summary.map_points(tables))
+        images = plots.draw(summary.summarise(tables, PricesSettings()), summary.map_points(tables))
     # An unclosed socket of another test, collected at this moment, is no matter of plots.
     assert not [w.message for w in warned if not issubclass(w.category, ResourceWarning)]
     return images

@@ -60,6 +60,7 @@ from geo_subset.retrieve.captions.features import (
     UNKNOWN_CLAIM,
     WIDTH,
 )  # fmt: skip
+from geo_subset.retrieve.captions.intrinsics import prefetch
 from geo_subset.retrieve.captions.mentions import weigh_mention
 from geo_subset.retrieve.captions.names import (
     CITY,
@@ -282,6 +283,8 @@ def gather(data, start, stop, t, s, weights, least, least_alone, collect):  # ty
     mentions = min(mentions, MOST_MENTIONS)
     if mentions == 0:
         return 0, 0, cut
+    for m in range(mentions):
+        prefetch(t.about, np.uint64(s.found[m, 2]))
     classify(t, s, words)
     capitals = 0
     goods = has_lower = False
@@ -299,6 +302,8 @@ def gather(data, start, stop, t, s, weights, least, least_alone, collect):  # ty
         s.inside[m], s.base_level[m] = inside, -1
         if inside:
             continue
+        if regions:
+            prefetch(t.facts, np.uint64(t.about[s.found[m, 2], PLACE]))
         weigh_mention(t, s, m, mentions, words, capitals, goods, regions, s.base[m])
         name = s.found[m, 2]
         alone = regions == 0 and not t.about[name, TRAITS] & COARSE and not collect

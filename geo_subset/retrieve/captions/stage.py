@@ -77,14 +77,15 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     job = Job(folder, scan, settings.retrieve.captions, settings.retrieve.num_images, count, number, len(found))
     records = folder.start(number)
     todo = [partition for partition in range(number) if _unit(partition) not in records]
-    read = _read_files(settings, job, found).counters if todo or scan.finished() else {}
+    read = _read_files(settings, job, found) if todo or scan.finished() else None
     with progress.track("retrieve", number, "partitions", number - len(todo)) as advance:
         for outcome in cluster.run_tasks(_reduce, todo, (job,), settings.cluster):
             if outcome.error is not None:
                 raise StageError(f"partition {outcome.unit} of {number} could not be reduced: {outcome.error}")
             records[outcome.result.unit] = outcome.result
             advance(1)
-    manifest = folder.finish(records.values(), time.monotonic() - started, {"places": count, **read})
+    counters = {"places": count, **(read.counters if read else {})}
+    manifest = folder.finish(records.values(), time.monotonic() - started, counters, [read] if read else [])
     scan.remove()
     return manifest
 

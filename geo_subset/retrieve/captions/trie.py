@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from geo_subset.retrieve.captions import folding
 from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.retrieve.captions.intrinsics import prefetch
 from geo_subset.retrieve.captions.words import split
 
 _NODE = np.uint64(0x9E3779B97F4A7C15)
@@ -27,7 +28,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SIX = np.uint64(6)
 _ELSEWHERE = np.uint64(24)
 _BITS = np.uint64(63)
-_ONE = np.uint64(1)
+_ONE, _NONE = np.uint64(1), np.uint64(0)
 _FILTER_WORDS, _STEP_WORDS = 1 << 16, 1 << 18
 """uint64 of the bitmaps, at most: 512 KB and 2 MB, which stay in a core's caches where the table does not."""
 
@@ -86,40 +87,56 @@ def find(firsts, slots, starts, steps, hashes, bases, count, found):  # type: ig
 
     Where a name was found, the search goes on after it, so that names never overlap. The last word of a name may be a
     possessive of it, where nothing is called like the possessive itself. Returns how many.
+
+    What the walk will look at is asked for ahead, for all words that may begin a name at once, so that the waits for
+    memory overlap; `found` holds (word, node, name) of those words until names take their rows.
     """
+    candidates = 0
+    for word in range(np.uint64(count)):
+        found[candidates, 0] = word
+        prefetch(firsts, _key(_NONE, hashes[word]) & np.uint64(firsts.shape[0] - 1))
+        begins = may_start(starts, hashes[word]) != 0 or (bases[word] != 0 and may_start(starts, bases[word]) != 0)
+        candidates += np.int64(begins)  # a branch on it would be mispredicted
+    for candidate in range(candidates):
+        word = np.uint64(found[candidate, 0])
+        value = look_up(firsts, _NONE, hashes[word])
+        found[candidate, 1], found[candidate, 2] = value >> _HALF, value & _LOW
+        if value and word + _ONE < count:
+            bit = (_key(value >> _HALF, hashes[word + _ONE]) >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+            prefetch(steps, bit >> _SIX)
+    for candidate in range(candidates):
+        word, node = np.uint64(found[candidate, 0]), np.uint64(np.uint32(found[candidate, 1]))
+        if node and word + _ONE < count and _may_step(steps, node, hashes[word + _ONE]):
+            prefetch(slots, _key(node, hashes[word + _ONE]) & np.uint64(slots.shape[0] - 1))
     number = 0
-    word = 0
-    while word < count:
-        if not may_start(starts, hashes[word]) and not (bases[word] and may_start(starts, bases[word])):
-            word += 1
+    done = 0
+    for candidate in range(candidates):
+        word = np.int64(found[candidate, 0])
+        if word < done:
             continue
-        node = np.uint64(0)
+        value = np.uint64(np.uint32(found[candidate, 1])) << _HALF | np.uint64(np.uint32(found[candidate, 2]))
         at = word
         stop = 0
-        name = np.uint64(0)
-        while at < count:
-            value = np.uint64(0)
-            if node == 0:
-                value = look_up(firsts, node, hashes[at])
-            elif _may_step(steps, node, hashes[at]):
-                value = look_up(slots, node, hashes[at])
+        name = _NONE
+        node = _NONE
+        while True:
             if value == 0:
                 if bases[at]:
-                    value = look_up(slots if node else firsts, node, bases[at])
+                    value = look_up(slots if at > word else firsts, node, bases[at])
                     if value & _LOW:
                         name, stop = value & _LOW, at + 1
                 break
             at += 1
             if value & _LOW:
-                name = value & _LOW
-                stop = at
+                name, stop = value & _LOW, at
+            if at == count:
+                break
             node = value >> _HALF
+            value = look_up(slots, node, hashes[at]) if _may_step(steps, node, hashes[at]) else _NONE
         if stop:
             found[number, 0], found[number, 1], found[number, 2] = word, stop, np.int64(name) - 1
             number += 1
-            word = stop
-        else:
-            word += 1
+            done = stop
     return number
 
 

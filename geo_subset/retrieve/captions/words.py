@@ -20,6 +20,7 @@ from geo_subset.retrieve.captions.folding import (
     SEPARATOR,
     UPPER,
 )  # fmt: skip
+from geo_subset.retrieve.captions.intrinsics import eight_bytes, leading_zeros
 
 #: Flags of a word: its first letter is upper case; it has lower case; it has more than one character and no lower case.
 CAPITAL, HAS_LOWER, ALL_CAPITALS = 1, 2, 4
@@ -28,6 +29,10 @@ _PRIME = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT, _TOP, _BYTE, _NONE = np.uint64(32), np.uint64(56), np.uint64(8), np.uint64(0)
 _NO_ASCII = np.uint64(1 << 63)  # such a character is none of the eight
 _S = 115
+_ALL, _LOW, _TWO, _THREE, _EIGHT, _BITS = (np.uint64(n) for n in ((1 << 64) - 1, 255, 2, 3, 8, 64))
+_SEVEN, _HIGH, _CASE, _FROM_A, _AFTER_Z, _FROM_0, _AFTER_9 = (
+    np.uint64(byte * 0x0101010101010101) for byte in (0x7F, 0x80, 0x20, 0x1F, 0x05, 0x50, 0x46)
+)
 _LONGEST_ENTITY = 8
 #: Bytes between & and ; that stand for an apostrophe, read as a number in base 256 each.
 _ENTITIES = np.array(
@@ -108,6 +113,22 @@ def _flags(capital, lower, length):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _ascii(eight):  # type: ignore[no-untyped-def]
+    """(how many of eight bytes are letters or digits of ASCII before one that is not, the bytes with letters in lower
+    case, whether some of those many are in lower case). All eight at once, each in its part of a uint64."""
+    low = eight & _SEVEN
+    folded = low | _CASE
+    # The highest bit of a byte's sum is set from the bound on.
+    letters = (folded + _FROM_A) & ~(folded + _AFTER_Z) & _HIGH
+    digits = (low + _FROM_0) & ~(low + _AFTER_9) & _HIGH
+    letters &= ~eight
+    other = ~(letters | (digits & ~eight)) & _HIGH
+    many = leading_zeros(other) >> _THREE
+    ours = ~(_ALL >> (many << _THREE)) if many < _EIGHT else _ALL
+    return many, eight | (letters >> _TWO), (letters >> _TWO) & eight & ours != 0
+
+
+@inlined
 def split(data, start, stop, entry, more, separators, hashes, bases, starts, stops, flags, before):  # type: ignore[no-untyped-def]
     """Words of data[start:stop] (uint8) into the scratch arrays; returns how many.
 
@@ -136,6 +157,28 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
             if length == 0:
                 first = at
                 capital = value & UPPER
+            if part == 0 or part >> _TOP:
+                while np.uint64(at) + _EIGHT <= np.uint64(stop):
+                    many, folded, has_lower = _ascii(eight_bytes(data, np.uint64(at)))
+                    if many == 0:
+                        break
+                    if part:
+                        word = _mixed(word, part)
+                    part = folded >> (_BITS - (many << _THREE))
+                    last = np.int32(part & _LOW)
+                    lower |= np.int32(has_lower)
+                    length += np.int64(many)
+                    at += np.int64(many)
+                    if many < _EIGHT:
+                        break
+                if at == stop:
+                    break
+                byte = data[np.uint64(at)]
+                if byte >= 128:
+                    continue
+                value = entry[byte]
+                if value <= 0:
+                    continue
             while True:
                 if part >> _TOP:
                     word, part = _mixed(word, part), _NONE

@@ -50,7 +50,16 @@ from geo_subset.settings import EmbeddingsSettings
 FOUND = pa.schema(
     [pa.field("place", pa.int32()), pa.field("row", pa.int64()), pa.field("similarity", pa.float32())]
 )  # fmt: skip
-_CROWDING = pa.field("crowding", pa.float32())
+#: What is known of an image but for vectors and crowding. Offsets are of 64 bits: there may be more than two gigabytes.
+TEXTS = pa.schema(
+    [
+        pa.field("row", pa.int64()),
+        *(
+            pa.field(field.name, pa.large_string() if pa.types.is_string(field.type) else field.type)
+            for field in metadata.FIELDS
+        ),
+    ]
+)
 #: Places whose matches are made at a time.
 _PLACES = 64
 
@@ -209,28 +218,27 @@ def look_up(number: int, job: Job, given: Sequence[Source]) -> Record:
     rows = np.unique(np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in wanted)]))
     firsts = np.array([source.first for source in given])
     source_of = np.searchsorted(firsts, rows, side="right") - 1
-    found, raw = [_row_schema(job, crowding=False).empty_table()], [np.zeros((0, job.columns), job.dtype)]
+    found = [TEXTS.empty_table()]
+    carries = job.embeddings.deduplicate or job.corrects
+    held = np.empty((len(rows) if carries else 0, job.columns), job.dtype)
     for each in np.unique(source_of):
         source = given[each]
-        inside = rows[source_of == each]
+        there = source_of == each
+        inside = rows[there]
         table = metadata.take(source.metadata, inside - source.first).add_column(0, "row", pa.array(inside))
-        if job.embeddings.deduplicate or job.corrects:
-            held = index.take(job.index, inside) if job.index else sources.take(source, inside - source.first)
-            held = held.astype(job.dtype, copy=False)
-        if job.corrects:
-            raw.append(held)
-        if job.embeddings.deduplicate:
-            width = held.shape[1] * held.itemsize
-            data = [None, pa.py_buffer(np.ascontiguousarray(held))]
-            table = table.append_column(
-                "vector", pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(held), data)
-            )
-        found.append(table.cast(_row_schema(job, crowding=False)))
+        found.append(table.cast(TEXTS))
+        if carries:
+            held[there] = index.take(job.index, inside) if job.index else sources.take(source, inside - source.first)
     known = pa.concat_tables(found).combine_chunks()
     counters: Counter[str] = Counter()
+    columns = known.columns
+    if job.embeddings.deduplicate:
+        kind = _known_schema(job).field("vector").type
+        columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(held)]))
     if job.corrects:
-        known = known.append_column("crowding", pa.array(_crowding(job, np.concatenate(raw))))
+        columns.append(pa.array(_crowding(job, held)))
         counters["images_corrected"] = len(rows)
+    known = pa.table(columns, schema=_known_schema(job))
     folder, name = job.beside("rows"), f"rows-{number:06d}-{job.folder.tag}.parquet"
     groups = (known.take(pa.array(np.searchsorted(rows, some))) for _, some in wanted)
     with folder.writing(name) as path:
@@ -256,15 +264,12 @@ def _place_blocks(job: Job) -> Iterator[search.Block]:
         yield search.Block(start, _queries(job, start, stop), np.ones(stop - start, np.bool_))
 
 
-def _row_schema(job: Job, crowding: bool) -> pa.Schema:
-    """Texts with 64-bit offsets: there may be more than two gigabytes of them."""
-    fields = [
-        pa.field(field.name, pa.large_string() if pa.types.is_string(field.type) else field.type)
-        for field in metadata.FIELDS
-    ]
+def _known_schema(job: Job) -> pa.Schema:
     vector = pa.field("vector", pa.binary(job.columns * np.dtype(job.dtype).itemsize))
-    last = [*([vector] if job.embeddings.deduplicate else []), *([_CROWDING] if crowding else [])]
-    return pa.schema([pa.field("row", pa.int64()), *fields, *last])
+    crowding = pa.field("crowding", pa.float32())
+    return pa.schema(
+        [*TEXTS, *([vector] if job.embeddings.deduplicate else []), *([crowding] if job.corrects else [])]
+    )  # fmt: skip
 
 
 def assemble(partition: int, job: Job) -> Record:
@@ -277,7 +282,7 @@ def assemble(partition: int, job: Job) -> Record:
     best = pa.concat_tables([FOUND.empty_table(), *parts]).combine_chunks()
     place, row, similarity = (best[name].to_numpy() for name in FOUND.names)
     known = pa.concat_tables(
-        [_row_schema(job, job.corrects).empty_table(), *_parts(job, "rows", "rows", job.ranges, partition)]
+        [_known_schema(job).empty_table(), *_parts(job, "rows", "rows", job.ranges, partition)]
     ).combine_chunks()
     where = np.searchsorted(known["row"].to_numpy(), row)  # ranges come in order, so its rows ascend
     score = hubs.corrected(similarity, known["crowding"].to_numpy()[where]) if job.corrects else similarity

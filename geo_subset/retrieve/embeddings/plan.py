@@ -92,6 +92,18 @@ def place_bytes(k: int, columns: int) -> int:
     return 8 * columns + 2 * k * 12
 
 
+def look_up_bytes(wanted: int, places: int, columns: int, neighbours: int, itemsize: int) -> int:
+    """What a task takes that looks up `wanted` rows: what is known of them; their vectors, of `itemsize` bytes a number
+    (0 where none are read), and once more those of a file as it is read; where `neighbours` nearest places of each are
+    sought, a group of the rows with these, and a chunk of places."""
+    held = wanted * (ROW_BYTES + 2 * columns * itemsize)
+    if not neighbours:
+        return held
+    group = min(wanted, places_per_group(neighbours, columns))
+    chunk = min(places, ENCODE_PLACES)
+    return held + group * place_bytes(neighbours, columns) + chunk * columns * 8
+
+
 def places_per_group(k: int, columns: int) -> int:
     return max(1, GROUP_BYTES // place_bytes(k, columns))
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from geo_subset import cluster, progress
+from geo_subset import cluster, progress, workers
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.progress import log
@@ -76,7 +76,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     if embeddings.query_vectors is not None:
         _check_rows(embeddings.query_vectors, places)
     picked = choice.choose(
-        embeddings.device, embeddings.dtype, cluster.gpu_count(), choice.processor_has_bfloat16()
+        embeddings.device, embeddings.dtype, workers.gpu_count(), choice.processor_has_bfloat16()
     )  # fmt: skip
     approximate = index.found(embeddings.path)
     job = Job(
@@ -101,24 +101,24 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     left = [number for number in range(job.partitions) if f"part-{number:06d}" not in records]
     if left:
         passes.warm_up()
-    read = _pass(settings, job, "scan", passes.find, units, "vectors", found).counters
-    _pass(settings, job, "best", passes.rank, list(range(job.partitions)), "rank")
-    known = _pass(settings, job, "rows", passes.look_up, list(range(job.ranges)), "look up", found).counters
+    read = _pass(settings, job, "scan", passes.find, units, "vectors", found)
+    ranked = _pass(settings, job, "best", passes.rank, list(range(job.partitions)), "rank")
+    known = _pass(settings, job, "rows", passes.look_up, list(range(job.ranges)), "look up", found)
     with progress.track("retrieve", job.partitions, "partitions", job.partitions - len(left)) as advance:
         for outcome in cluster.run_tasks(passes.assemble, left, (job,), settings.cluster):
             if outcome.error is not None:
                 raise StageError(f"partition {outcome.unit} of {job.partitions} could not be made: {outcome.error}")
             records[outcome.result.unit] = outcome.result
             advance(1)
-    ranked = job.beside("best").manifest()
     counters = {
         "places": places,
-        "operations": 2 * places * (job.rows + known.get("images_corrected", 0)) * columns,
-        **read,
-        **known,
-        **(ranked.counters if ranked else {}),
+        "operations": 2 * places * (job.rows + known.counters.get("images_corrected", 0)) * columns,
+        **read.counters,
+        **known.counters,
+        **ranked.counters,
     }
-    manifest = folder.finish(records.values(), time.monotonic() - started, counters)
+    passed = [encoded, read, ranked, known]
+    manifest = folder.finish(records.values(), time.monotonic() - started, counters, passed)
     job.beside("scan").remove()
     return manifest
 

@@ -169,3 +169,16 @@ def test_folding_is_pythons_own():
             assert chr(entry & folding.POINT) == folded
         assert (entry == 0) == (folded == " ")
         assert (entry > 0 and entry & folding.UPPER > 0) == (unicodedata.category(chr(point)) in ("Lu", "Lt"))
+
+
+_RUNS = st.text("azAZ09@[`{/:_é' ", max_size=40)  # what lies at the bounds of the eight that are read at once
+
+
+@given(_RUNS, st.lists(_RUNS, max_size=3))
+@example("Llanfairpwllgwyngyll", ["LLANFAIRPWLLGWYNGYLL"])
+@example("abcdefgh abcdefghi a", ["abcdefgh", "abcdefghi"])
+def test_words_of_any_length_are_those_of_the_reference(text, names):
+    encoded = [name.encode() for name in [*names, *text.swapcase().split()]]
+    words = words_of(text.encode())
+    wanted = {tuple(word for word, _ in words_of(name)) for name in encoded} - {()}
+    assert scanned(text.encode(), encoded) == (len(words), names_in(words, wanted))

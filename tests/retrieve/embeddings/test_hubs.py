@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from fabricate import run_settings
 from images import inference_folder, unit
 
 from geo_subset.retrieve import stage
-from geo_subset.retrieve.embeddings import hubs, plan, search, vectors
+from geo_subset.retrieve.embeddings import choice, hubs, passes, plan, search, sources, vectors, workload
+from geo_subset.retrieve.embeddings.passes import Job
 from geo_subset.runfolder import StageFolder
 
 PLACES, ROWS, COLUMNS, WANTED = 23, 1500, 48, 20
@@ -122,3 +124,36 @@ def test_it_is_another_run(given):
         return stage.content(run_settings(run_url, retrieve=retrieve))
 
     assert content("csls") != content("none")
+
+
+@pytest.mark.parametrize("correction", ["csls", "none"])
+def test_a_look_up_holds_no_more_than_is_planned(tmp_path, correction, monkeypatch):
+    """What numpy holds at a time is measured; texts, which Arrow holds, are few here."""
+    rows, columns, places, number = 20_000, 256, 200, 250
+    rng = np.random.default_rng(2)
+    held = unit(rng.standard_normal((rows, columns))).astype(np.float16)
+    folder = inference_folder(tmp_path / "i", np.split(held, [9000, 9100]))
+    np.save(tmp_path / "q.npy", unit(rng.standard_normal((places, columns))))
+    run_url = str(tmp_path / "run")
+    write_places(run_url, [{"place_id": f"list:{n}", "name": "P", "queries": ["P"]} for n in range(places)])
+    options = {"path": str(folder), "query_vectors": str(tmp_path / "q.npy"), "hub_correction": correction}
+    retrieve = {"strategy": "embeddings", "num_images": number, "embeddings": options}
+    embeddings = run_settings(run_url, retrieve=retrieve).retrieve.embeddings
+    found = sources.describe_all(sources.discover([str(folder)]), columns)
+    job = Job(
+        StageFolder(run_url, "retrieve", "d" * 64), embeddings, choice.Choice("cpu", "float32", ""), number, places,
+        columns, partitions=2, units=1, rows=rows, chunk=places, range_rows=rows, block_rows=10_000, half=True,
+    )  # fmt: skip
+    for each in ("texts", "scan", "best", "rows"):
+        job.beside(each).start(1)
+    passes.encode(0, job)
+    passes.find(plan.units([part.rows for part in found], places, job.k, columns)[0], job, found)
+    for partition in range(2):
+        passes.rank(partition, job)
+    tracemalloc.start()
+    passes.look_up(0, job, found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 1 << 20)  # so that looking up takes more than searching
+    planned = workload.of(embeddings, number, places).memory
+    assert peak < planned < 3 * peak

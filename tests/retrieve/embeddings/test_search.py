@@ -148,8 +148,9 @@ def test_the_bound_holds_for_vectors_that_are_hard_to_round():
 def test_the_kth_largest(k):
     rng = np.random.default_rng(k)
     for _ in range(50):
-        values = rng.integers(0, 20, 50).astype(np.float32)
-        assert kernels.kth_largest(values.copy(), 50, k) == np.sort(values)[::-1][k - 1]
+        values = (rng.integers(-10, 10, 50) / 10).astype(np.float32)
+        assert kernels.kth_largest(values, 50, k) == np.sort(values)[::-1][k - 1]
+        assert kernels.kth_largest(np.sort(values), k, k) == values.min()
 
 
 def test_what_is_chosen():

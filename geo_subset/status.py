@@ -1,0 +1,103 @@
+"""What `geo-subset status` says of a run: plain data from how far its stages are, and lines for people from that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from tqdm import tqdm
+
+from geo_subset.lease import Holder
+from geo_subset.manifests import Progress, Sums
+
+#: What is told of a run's driver.
+_HOLDER = ("user", "host", "pid", "job", "since", "command")
+#: Reasons of failures that people are shown.
+_REASONS = 5
+
+
+def tree(stages: Mapping[str, Progress], held_by: Holder | None) -> dict[str, dict[str, Any]]:
+    """Stage -> what --json prints. The first stage that is not done is the one that a living driver is at."""
+    at = next((name for name, progress in stages.items() if progress.state != "done"), None)
+    return {name: _stage(progress, held_by if name == at else None) for name, progress in stages.items()}
+
+
+def _stage(progress: Progress, held_by: Holder | None) -> dict[str, Any]:
+    left = None if progress.units is None else progress.units - progress.units_done
+    running = held_by is not None
+    recent, seconds = progress.recent, progress.recent_seconds
+    rate = recent.units / seconds if running and seconds else 0.0
+    shown = asdict(progress.sums)
+    return {
+        "state": "running" if running else progress.state,
+        "step": progress.step,
+        "holder": {key: getattr(held_by, key) for key in _HOLDER} if held_by else None,
+        "units": progress.units,
+        "units_done": progress.units_done,
+        "units_left": left,
+        "units_read": shown.pop("units"),
+        **shown,
+        "seconds": progress.seconds,
+        "rates": _rates(progress.sums, progress.seconds, progress.units_done),
+        "recent": {"seconds": seconds, "rates": _rates(recent, seconds, recent.units)} if running else None,
+        "seconds_left": round(left / rate, 1) if rate and left is not None else None,
+        "last_unit": _time(progress.last),
+        "fingerprint": progress.fingerprint,
+    }
+
+
+def _rates(sums: Sums, seconds: float, units: int) -> dict[str, float]:
+    """What was counted by the second; of records of which only the newest were read, nothing but the units."""
+    counted = sums.counters if sums.units >= units else {}
+    amounts = {"units": units, **counted}
+    return {name: round(amount / seconds, 3) for name, amount in amounts.items()} if seconds > 0 else {}
+
+
+def lines(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The same for people."""
+    for name, stage in stages.items():
+        yield f"{name:<9} {stage['state']:<12} {_how_far(stage)}".rstrip()
+        if stage["holder"]:
+            by = stage["holder"]
+            job = f", Ray job {by['job']}" if by["job"] else ""
+            yield f"    by {by['user']}@{by['host']}, PID {by['pid']}{job}, since {by['since']}: {by['command']}"
+        if stage["state"] not in ("running", "unfinished", "done"):
+            continue
+        if 0 < stage["units_read"] < stage["units_done"]:
+            yield f"    of the newest {stage['units_read']:,} parts:"
+        overall, recent = stage["rates"], (stage["recent"] or {"rates": {}})["rates"]
+        for counter, count in stage["counters"].items():
+            rates = f"{overall[counter]:>12,.1f}/s" if counter in overall and stage["state"] != "done" else ""
+            if counter in recent:
+                rates += f"{recent[counter]:>12,.1f}/s lately"
+            yield f"    {counter:<32} {count:>12,}{rates}"
+        if stage["failures"] and stage["state"] != "done":
+            most = sorted(stage["failures"].items(), key=lambda item: -item[1])
+            rest = f", and {len(most) - _REASONS} reasons more" if len(most) > _REASONS else ""
+            yield "    failed: " + ", ".join(f"{reason} {n:,}" for reason, n in most[:_REASONS]) + rest
+
+
+def _how_far(stage: Mapping[str, Any]) -> str:
+    if stage["units"] is None:
+        return ""
+    said = f"{stage['units_done']:,} of {stage['units']:,} parts"
+    said += f" of the step before it, {stage['step']}" if stage["step"] else ""
+    if stage["state"] == "running":
+        if stage["recent"]["seconds"]:
+            minutes = stage["recent"]["seconds"] / 60
+            said += f", {60 * stage['recent']['rates'].get('units', 0):,.1f} a minute in the last {minutes:.1f}"
+        left = stage["seconds_left"]
+        said += f", {tqdm.format_interval(left)} left" if left is not None else ""
+    elif stage["seconds"]:
+        said += f", {stage['units_done'] / stage['seconds']:.2f} parts/s"
+    if stage["state"] != "done" and stage["last_unit"]:
+        said += f"; the last one at {stage['last_unit']}"
+    return said
+
+
+def _time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
