@@ -14,7 +14,7 @@ import fsspec
 from faults.matrix.scenes import Scene
 from pipeline_runs import rubbish, samples, tables
 
-from geo_subset.cli import main
+from geo_subset.cli import INTERRUPTED, main
 
 
 def differences(scene: Scene, run: str, address: str) -> list[str]:
@@ -93,7 +93,8 @@ def _command(words: list[str]) -> str:
     """What a command says, run in this process."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        main(words)
+        if main(words) == INTERRUPTED:
+            raise KeyboardInterrupt
     return said.getvalue()
 
 
