@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 import time
 from collections import Counter
@@ -46,8 +47,12 @@ def measured(work: Callable[..., Any], cpus: float, gpus: float = 0) -> Callable
     def measured_work(*arguments: Any) -> Finished:
         events.adopt(subject)
         metrics.export(exported)
-        with busy(cpus, gpus), events.kept() as kept:
-            return Finished(work(*arguments), kept)
+        try:
+            with busy(cpus, gpus), events.kept() as kept:
+                return Finished(work(*arguments), kept)
+        except KeyboardInterrupt:
+            # Not wanted any more. A worker that was interrupted while it imported a module would fail its next task.
+            os._exit(1)
 
     return measured_work
 

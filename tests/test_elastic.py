@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from autoscaling import autoscaling_cluster
 
-pytestmark = pytest.mark.ci
+# Beside other work on two cores it has timed out: nodes come and go while the machine is busy with starting others.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: Units wait for a file: the first ones until all workers are there, the last one until their nodes have gone.
 _DRIVER = """
@@ -37,7 +38,7 @@ print(sorted(o.unit for o in outcomes), len({o.result for o in outcomes}), {o.er
 """
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -51,7 +52,7 @@ def test_from_one_node_to_three_and_back(tmp_path: Path) -> None:
     def actors() -> int:
         return len({path.name.split("-")[2] for path in marks.glob("began-*")})
 
-    with autoscaling_cluster(tmp_path, most=3, idle_minutes=0.25) as cluster:
+    with autoscaling_cluster(tmp_path, most=3, idle_minutes=0.4) as cluster:
         until(lambda: cluster.nodes() == 1)
         command = [sys.executable, "-c", _DRIVER, cluster.address, str(marks)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:

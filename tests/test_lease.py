@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from geo_subset import cli, lease, runfolder, storage
-from geo_subset.errors import FolderNotSharedError, SettingsError, StageError
+from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError
 
 #: A driver that works until its stdin ends. Words: run folder, SILENCE, a name for its machine or "".
 DRIVER = """
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_no_half_written_lease(tmp_path):
         pytest.skip("no file system may be mounted here")
     try:
         (tmp_path / "full").write_bytes(bytes(4096))
-        with pytest.raises(SettingsError, match="No space left"), lease.held(str(tmp_path)):
+        with pytest.raises(StorageFullError, match="no space left"), lease.held(str(tmp_path)):
             pass
         assert [path.name for path in tmp_path.iterdir()] == ["full"]
     finally:

@@ -26,7 +26,7 @@ def task(unit):
         time.sleep(0.1)
 
 class Actor:
-    def __init__(self, index, workers): pass
+    def __init__(self, index): pass
     async def run(self, unit):
         await asyncio.sleep(1e6)
 

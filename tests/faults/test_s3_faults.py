@@ -117,7 +117,7 @@ def test_an_endpoint_that_never_answers_is_one_line(places_through, s3):
 
 def test_wrong_credentials_are_one_line(places_through):
     with faulty("", {"403": 1.0}) as proxy:
-        assert "Forbidden" in places_through(endpoint_url=proxy.url)
+        assert "the run folder cannot be written to: injected" in places_through(endpoint_url=proxy.url)
 
 
 def test_a_missing_bucket_is_one_line_and_is_not_made(places_through, s3_bucket):
