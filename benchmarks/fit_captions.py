@@ -31,9 +31,9 @@ from scipy.optimize import minimize
 
 from geo_subset import settings
 from geo_subset.places import stage
-from geo_subset.retrieve.captions import decide, evidence, lexicon, names, trie, world
+from geo_subset.retrieve.captions import evidence, lexicon, model, names, trie, world
 from geo_subset.retrieve.captions import features as features_of
-from geo_subset.retrieve.captions.decide import LEVELS
+from geo_subset.retrieve.captions.model import LEVELS
 from geo_subset.runfolder import StageFolder
 
 MODEL = Path(__file__).parent.parent / "geo_subset" / "retrieve" / "captions" / "model.json"
@@ -61,8 +61,9 @@ def gazetteer() -> pa.Table:
 def _gather_all(data, ends, t, s, weights, caption, mention, place, features):  # type: ignore[no-untyped-def]
     number = 0
     for i in range(ends.size - 1):
-        every = np.float32(-np.inf)
-        _, candidates, _ = evidence.gather(data, ends[i], ends[i + 1], t, s, weights, every, every, True)
+        _, candidates, _ = evidence.gather(
+            data, ends[i], ends[i + 1], t, s, weights, weights[0], model.EVERYTHING, True
+        )
         for c in range(candidates):
             caption[number], mention[number], place[number] = i, s.mention[c], s.place[c]
             evidence.dense(s, c, features[number])
@@ -125,8 +126,7 @@ def web(compiled: names.Names, places: pa.Table, level: int) -> tuple[Any, Any, 
     caption, mention, place, features = candidates(others, compiled)
     confident = np.full(len(caption), True)
     if MODEL.exists():
-        model = decide.weights()
-        score = features @ model[level]
+        score = features @ model.weights()[level]
         confident = score < np.log(0.02)
     chosen = np.flatnonzero(confident & (compiled.facts[place, names.LEVEL] == level))
     for c in np.random.default_rng(0).choice(chosen, min(2000, len(chosen)), replace=False):
@@ -153,7 +153,7 @@ def main() -> None:
     state = re.compile(rf"[,.]?\s*\(?\b({states}|D\.C\.)\)?(?=[\s.,;:\])]|$)")
     versions = ((truth.caption, 1.0), ([state.sub("", text) for text in truth.caption], WITHOUT_STATES))
     gathered = [(*candidates(captions, compiled), weight) for captions, weight in versions]
-    model: dict[str, dict[str, float]] = {}
+    fitted: dict[str, dict[str, float]] = {}
     fitted_on = {}
     for level, name in enumerate(LEVELS):
         told = {"city": truth.latitude == truth.latitude, "county": truth.county != "", "state": truth.state != ""}[
@@ -174,15 +174,15 @@ def main() -> None:
         for part, rows in zip(parts, (features, group + captions, is_right, weights), strict=True):
             part.append(rows)
         found = fit(*(np.concatenate(part) for part in parts))
-        model[name] = {
+        fitted[name] = {
             f: round(float(w), 3) for f, w in zip(features_of.FEATURES, found, strict=True) if abs(w) >= 0.0005
         }
         fitted_on[name] = captions
-        print(f"{name}: {captions:,} captions, {len(model[name])} weights")
+        print(f"{name}: {captions:,} captions, {len(fitted[name])} weights")
     about = (
         "Conditional logit fitted by benchmarks/fit_captions.py on half of the FSA photographs (by SHA-256 of the URL)"
     )
-    tree = {"about": about, "captions": fitted_on, "weights": model}
+    tree = {"about": about, "captions": fitted_on, "weights": fitted}
     arguments.out.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 
 

@@ -8,19 +8,12 @@ an accepted finer place lies in, no row is made: there its name only says which 
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
-from importlib import resources
-
 import numpy as np
-import numpy.typing as npt
 
 from geo_subset.retrieve.captions.compiled import compiled, inlined
-from geo_subset.retrieve.captions.evidence import gather
-from geo_subset.retrieve.captions.features import FEATURES
+from geo_subset.retrieve.captions.evidence import INSIDE, gather
 from geo_subset.retrieve.captions.names import CITY, COUNTY, IN_REGION, LEVEL, STATE
 
-LEVELS = ("city", "county", "state")
 #: What `read` counts. mentions = accepted + context + refused + inside a region's name.
 TALLIES = (
     "captions_with_a_name", "captions_cut", "mentions", "mentions_accepted", "mentions_context", "mentions_refused",
@@ -28,29 +21,6 @@ TALLIES = (
 )  # fmt: skip
 _WITH, _CUT, _MENTIONS, _ACCEPTED, _CONTEXT, _REFUSED, _INSIDE = range(len(TALLIES))
 _UNDECIDED, _TAKEN, _AS_CONTEXT = 0, 1, 2
-
-
-@lru_cache(maxsize=1)
-def weights() -> npt.NDArray[np.float32]:
-    """The model: float32 (levels, features). `benchmarks/fit_captions.py` has fitted it and says on what."""
-    text = resources.files("geo_subset.retrieve.captions").joinpath("model.json").read_text(encoding="utf-8")
-    model = json.loads(text)["weights"]
-    table = np.array([[model[level].get(name, 0.0) for name in FEATURES] for level in LEVELS], np.float32)
-    city = model["city"]
-    rising, falling = ("people_none", "share_none", "fame_none"), ("outside_none",)
-    assert all(city[name] >= 0 for name in rising) and all(city[name] <= 0 for name in falling)  # for evidence._at_most
-    table.setflags(write=False)
-    return table
-
-
-def hopeless(min_confidence: float) -> tuple[np.float32, np.float32]:
-    """The scores of a confidence of 1 %, and of 5 % for a name in a caption that names no region.
-
-    Nearly all names that are found have less, and are not looked at further, unless so little is to be accepted.
-    """
-    if min_confidence < 0.1:
-        return np.float32(-np.inf), np.float32(-np.inf)
-    return np.float32(np.log(0.01 / 0.99)), np.float32(np.log(0.05 / 0.95))
 
 
 @inlined
@@ -125,13 +95,13 @@ def _accept(t, s, mentions, candidates, least, confidence, best, state, caption,
 
 
 @compiled
-def read(data, ends, begin, least, floors, weights, t, s, confidence, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
+def read(data, ends, begin, least, floors, weights, alone, t, s, confidence, best, state, rows, places, sure, tallies):  # type: ignore[no-untyped-def]
     """Reads captions from number `begin` on until they end or there is no room for another's rows.
 
     Args:
         data, ends: uint8 and int64 (N + 1,), an Arrow string buffer.
-        least: float32, the confidence from which on a place is accepted. floors: `hopeless` of it.
-        weights: float32 (levels, features). t, s: `features.tables` and `features.scratch`.
+        least: float32, the confidence from which on a place is accepted. floors: `model.hopeless` of it.
+        weights, alone: of `model`. t, s: `features.tables` and `features.scratch`.
         confidence, best, state: float32 (C,), int32 (C, levels), int8 (C,): space for C = MOST_CANDIDATES.
         rows, places, sure: int64, int32, float32, to be filled with caption, place and confidence.
         tallies: int64, TALLIES, added to.
@@ -143,9 +113,7 @@ def read(data, ends, begin, least, floors, weights, t, s, confidence, best, stat
     for caption in range(begin, ends.size - 1):
         if made + most > rows.size:
             return caption, made
-        mentions, candidates, cut = gather(
-            data, ends[caption], ends[caption + 1], t, s, weights, floors[0], floors[1], False
-        )
+        mentions, candidates, cut = gather(data, ends[caption], ends[caption + 1], t, s, weights, alone, floors, False)
         tallies[_CUT] += cut
         if mentions == 0:
             continue
@@ -153,7 +121,7 @@ def read(data, ends, begin, least, floors, weights, t, s, confidence, best, stat
         tallies[_MENTIONS] += mentions
         if candidates == 0:
             for m in range(mentions):
-                tallies[_INSIDE if s.inside[m] else _REFUSED] += 1
+                tallies[_INSIDE if s.fate[m] == INSIDE else _REFUSED] += 1
             continue
         _confidences(s, candidates, confidence)
         for m in range(mentions):
@@ -167,5 +135,5 @@ def read(data, ends, begin, least, floors, weights, t, s, confidence, best, stat
             elif state[m] == _AS_CONTEXT:
                 tallies[_CONTEXT] += 1
             else:
-                tallies[_INSIDE if s.inside[m] else _REFUSED] += 1
+                tallies[_INSIDE if s.fate[m] == INSIDE else _REFUSED] += 1
     return ends.size - 1, made

@@ -34,6 +34,7 @@ from geo_subset.retrieve.captions.features import (
     OTHER_COUNTRY_ADJACENT,
     OTHER_COUNTRY_NAMED,
     OTHER_NAMED,
+    OTHER_NAMES,
     OTHER_NEXT,
     OUTSIDE_NONE,
     OUTSIDE_OWN,
@@ -56,13 +57,15 @@ from geo_subset.retrieve.captions.features import (
     REGION_NAME_OWN,
     SHARE_NONE,
     SHARE_OWN,
+    SHARED,
     START_NONE,
     UNKNOWN_CLAIM,
     WIDTH,
 )  # fmt: skip
-from geo_subset.retrieve.captions.intrinsics import prefetch
-from geo_subset.retrieve.captions.mentions import weigh_mention
+from geo_subset.retrieve.captions.intrinsics import prefetch, trailing_zeros
+from geo_subset.retrieve.captions.mentions import follows, precedes, weigh_form, weigh_words
 from geo_subset.retrieve.captions.names import (
+    CEILING,
     CITY,
     COARSE,
     CROWD,
@@ -71,8 +74,6 @@ from geo_subset.retrieve.captions.names import (
     IN_COUNTRY,
     IN_REGION,
     LEVEL,
-    MOST_FAME,
-    MOST_PEOPLE,
     NUMBER,
     OUTSIDE,
     PEOPLE,
@@ -80,16 +81,19 @@ from geo_subset.retrieve.captions.names import (
     STATE,
     TRAITS,
 )  # fmt: skip
-from geo_subset.retrieve.captions.regions import back, classify, find_regions, first_in, means
+from geo_subset.retrieve.captions.regions import back, claim_regions, classify, find_regions, first_in, means
 from geo_subset.retrieve.captions.trie import find
 from geo_subset.retrieve.captions.words import CAPITAL, HAS_LOWER, split
 
 _GOODS = lexicon.GOODS
+_SHARED_WIDTH = len(SHARED)
+#: What becomes of a mention: it has candidates; it is part of a region's name; it is not worth a look at its places.
+OPEN, INSIDE, HOPELESS = 0, 1, 2
 
 
 @inlined
 def _relation(t, s, m, region, regions):  # type: ignore[no-untyped-def]
-    """How the naming of a region stands to a mention: an index of RELATIONS."""
+    """How the naming of a region stands to a mention: a feature of RELATIONS."""
     start, stop = s.found[m, 0], s.found[m, 1]
     best = np.int64(NONE_NAMED)
     next_seen = False
@@ -137,10 +141,10 @@ def _tell(s, c, feature, value, weight, collect):  # type: ignore[no-untyped-def
 
 
 @inlined
-def _candidate(t, s, m, place, regions, c, weight, collect):  # type: ignore[no-untyped-def]
+def _candidate(t, s, m, others, place, regions, c, weight, collect):  # type: ignore[no-untyped-def]
     """What holds of a mention besides if a certain place is meant: sets candidate c's relation, returns its score."""
-    score = np.float32(0)
-    name = s.found[m, 2]
+    name, x = s.found[m, 2], s.shared[m]
+    score = _tell(s, c, OTHER_NAMES, np.float32(others), weight, collect)
     region, country = np.int32(t.facts[place, IN_REGION]), np.int32(t.facts[place, IN_COUNTRY])
     if t.facts[place, LEVEL] == STATE:  # its own name is the region's: what counts is whether another name goes with it
         relation = np.int64(OWN_AFTER)
@@ -191,7 +195,7 @@ def _candidate(t, s, m, place, regions, c, weight, collect):  # type: ignore[no-
         score += _tell(s, c, FAME_OWN if own else FAME_NONE, fame, weight, collect)
     excess = max(np.float32(0), t.about[name, OUTSIDE] * np.float32(0.001) - people)
     if own:
-        score += _tell(s, c, REGION_NAME_OWN, s.base[m, REGION_NAME], weight, collect)
+        score += _tell(s, c, REGION_NAME_OWN, _is(x, REGION_NAME), weight, collect)
         score += _tell(s, c, PEOPLE_OWN, people, weight, collect)
         score += _tell(s, c, SHARE_OWN, min(people - share, np.float32(0)), weight, collect)
         score += _tell(s, c, OUTSIDE_OWN, excess, weight, collect)
@@ -201,80 +205,65 @@ def _candidate(t, s, m, place, regions, c, weight, collect):  # type: ignore[no-
         score += _tell(s, c, SHARE_NONE, min(people - share, np.float32(0)), weight, collect)
         score += _tell(s, c, OUTSIDE_NONE, excess, weight, collect)
         score += _tell(s, c, CROWD_NONE, crowd, weight, collect)
-        score += _tell(s, c, ENGLISH_WORD_NONE, s.base[m, ENGLISH_WORD], weight, collect)
-        score += _tell(s, c, START_NONE, s.base[m, PREVIOUS_NONE], weight, collect)
-        score += _tell(s, c, END_NONE, s.base[m, NEXT_END], weight, collect)
-        score += _tell(s, c, PERSON_NAME_NONE, s.base[m, PERSON_NAME], weight, collect)
+        score += _tell(s, c, ENGLISH_WORD_NONE, _is(x, ENGLISH_WORD), weight, collect)
+        score += _tell(s, c, START_NONE, _is(x, PREVIOUS_NONE), weight, collect)
+        score += _tell(s, c, END_NONE, _is(x, NEXT_END), weight, collect)
+        score += _tell(s, c, PERSON_NAME_NONE, _is(x, PERSON_NAME), weight, collect)
     s.relation[c] = relation
     return score
 
 
 @inlined
-def _at_most(t, s, m, name, weight):  # type: ignore[no-untyped-def]
-    """No less than the log of the sum of exp(score) of a name's places, without a look at `facts`, which are far away.
-
-    Only for names of cities alone in a caption that names no region; it rests on the signs of weights, which
-    `decide.weights` looks at.
-    """
-    x = s.base[m]
-    thousandth = np.float32(0.001)
-    people, number = t.about[name, MOST_PEOPLE] * thousandth, t.about[name, NUMBER]
-    share = t.about[name, CROWD] * thousandth
-    excess = max(np.float32(0), t.about[name, OUTSIDE] * thousandth - people)
-    score = _dot(x, weight) + weight[NONE_NAMED] + weight[PEOPLE_NONE] * people + np.float32(0.01)
-    score += weight[SHARE_NONE] * min(people - share, np.float32(0)) + weight[OUTSIDE_NONE] * excess
-    score += weight[FAME_NONE] * t.about[name, MOST_FAME] * thousandth
-    if number > 1:
-        score += weight[CROWD_NONE] * np.log10(np.float32(number)) + np.log(np.float32(number))
-    score += weight[ENGLISH_WORD_NONE] * x[ENGLISH_WORD] + weight[PERSON_NAME_NONE] * x[PERSON_NAME]
-    return score + weight[START_NONE] * x[PREVIOUS_NONE] + weight[END_NONE] * x[NEXT_END]
+def _at_most(t, s, m, others, weights, alone):  # type: ignore[no-untyped-def]
+    """No less than the log of the sum of exp(score) of the places of a mention that no region is named beside."""
+    fixed = t.about[s.found[m, 2], CEILING] * np.float32(0.001) + weights[CITY, OTHER_NAMES] * others
+    return fixed + _sum(s.shared[m], alone)
 
 
 @inlined
-def _add(t, s, m, place, regions, number, weights, least, collect):  # type: ignore[no-untyped-def]
+def _add(t, s, m, others, place, regions, number, weights, least, collect):  # type: ignore[no-untyped-def]
     """Adds a candidate as the `number`-th, unless its score is below `least`. Returns how many there are now."""
     level = np.int8(t.facts[place, LEVEL])
     if s.base_level[m] != level:
-        s.base_level[m], s.base_score[m] = level, _dot(s.base[m], weights[level])
+        s.base_level[m], s.base_score[m] = level, _sum(s.shared[m], weights[level])
     s.mention[number], s.place[number], s.level[number], s.extras[number] = m, place, level, 0
-    score = s.base_score[m] + _candidate(t, s, m, place, regions, number, weights[level], collect)
+    score = s.base_score[m] + _candidate(t, s, m, others, place, regions, number, weights[level], collect)
     s.score[number] = score
     # A region beside a name counts for the caption's other names, too.
     return number + 1 if score >= least or s.relation[number] == OWN_ADJACENT else number
 
 
 @inlined
-def _dot(row, weight):  # type: ignore[no-untyped-def]
-    # Four sums, so that one addition need not wait for the other.
-    one = two = three = four = np.float32(0)
-    width = row.size // 4 * 4
-    for f in range(0, width, 4):
-        one += row[f] * weight[f]
-        two += row[f + 1] * weight[f + 1]
-        three += row[f + 2] * weight[f + 2]
-        four += row[f + 3] * weight[f + 3]
-    for f in range(width, row.size):
-        one += row[f] * weight[f]
-    return one + two + (three + four)
+def _is(x, feature):  # type: ignore[no-untyped-def]
+    return np.float32(x >> np.uint64(feature) & np.uint64(1))
+
+
+@inlined
+def _sum(x, weight):  # type: ignore[no-untyped-def]
+    """The weights of the features that hold."""
+    total = np.float32(0)
+    while x:
+        total += weight[trailing_zeros(x)]
+        x &= x - np.uint64(1)
+    return total
 
 
 @inlined
 def dense(s, c, row):  # type: ignore[no-untyped-def]
     """All features of candidate c into row (F,)."""
     for f in range(WIDTH):
-        row[f] = s.base[s.mention[c], f]
+        row[f] = _is(s.shared[s.mention[c]], f) if f < _SHARED_WIDTH else np.float32(0)
     for i in range(s.extras[c]):
         row[s.extra[c, i]] = s.value[c, i]
 
 
 @inlined
-def gather(data, start, stop, t, s, weights, least, least_alone, collect):  # type: ignore[no-untyped-def]
+def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: ignore[no-untyped-def]
     """Reads one caption, data[start:stop]. Returns (mentions, candidates, whether anything was cut off).
 
-    s holds both, candidates by mention in order, with their scores by `weights` (levels, features). Those that have
-    less than `least` are left out, and so are names that have less than `least_alone` in a caption that names no
-    region; a mention inside the longer name of a region ('York' in 'New York') has none, and is marked in s.inside.
-    With `collect`, the features are kept as well, for `dense`.
+    s holds both, candidates by mention in order, with their scores by `weights` and `alone` (of `model`). Those below
+    `floors` are left out; a mention inside the longer name of a region ('York' in 'New York') has none, and its fate is
+    INSIDE. With `collect`, the features are kept as well, for `dense`.
     """
     words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
                   s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
@@ -285,35 +274,57 @@ def gather(data, start, stop, t, s, weights, least, least_alone, collect):  # ty
         return 0, 0, cut
     for m in range(mentions):
         prefetch(t.about, np.uint64(s.found[m, 2]))
-    classify(t, s, words)
     capitals = 0
-    goods = has_lower = False
+    has_lower = False
     for i in range(words):
         capitals += s.flags[i] & CAPITAL
-        goods |= s.classes[i] & _GOODS != 0
         has_lower |= s.flags[i] & HAS_LOWER != 0
     regions = find_regions(t, s, words, mentions, has_lower)
-    number = 0
+    others = np.float32(min(mentions - 1, 8) / 4.0)
+    any_open = False
     for m in range(mentions):
-        inside = False
+        x = weigh_form(t, s, m, words, capitals)
+        s.shared[m], s.fate[m], s.base_level[m] = x, OPEN, -1
+        if regions == 0 and not t.about[s.found[m, 2], TRAITS] & COARSE:
+            enough = floors.unread
+            if follows(s, x, s.found[m, 1]):
+                enough -= floors.next
+            if precedes(x):
+                enough -= floors.previous
+            if _at_most(t, s, m, others, weights, alone) < enough:
+                s.fate[m] = HOPELESS
+        if s.fate[m] == OPEN:
+            any_open = True
+            prefetch(t.facts, np.uint64(t.about[s.found[m, 2], PLACE]))
+    if not any_open:
+        return mentions, 0, cut
+    classify(t, s, words)
+    if regions:
+        regions = claim_regions(t, s, words, mentions, regions)
+    goods = False
+    for i in range(words):
+        goods |= s.classes[i] & _GOODS != 0
+    number, least = 0, floors.least
+    for m in range(mentions):
         for i in range(regions):
             longer = s.named[i, 1] - s.named[i, 0] > s.found[m, 1] - s.found[m, 0]
-            inside |= longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]
-        s.inside[m], s.base_level[m] = inside, -1
-        if inside:
+            if longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]:
+                s.fate[m] = INSIDE
+        if s.fate[m] != OPEN:
             continue
-        if regions:
-            prefetch(t.facts, np.uint64(t.about[s.found[m, 2], PLACE]))
-        weigh_mention(t, s, m, mentions, words, capitals, goods, regions, s.base[m])
+        s.shared[m] |= weigh_words(t, s, m, mentions, words, capitals, goods, regions)
         name = s.found[m, 2]
-        alone = regions == 0 and not t.about[name, TRAITS] & COARSE and not collect
-        if alone and _at_most(t, s, m, name, weights[CITY]) < least_alone:
+        if (
+            regions == 0
+            and not t.about[name, TRAITS] & COARSE
+            and _at_most(t, s, m, others, weights, alone) < floors.alone
+        ):
             continue
         first = t.about[name, FIRST]
         last = first + t.about[name, NUMBER]
         if last == first + 1:  # as nearly all are: the place is known without another look
             if number < MOST_CANDIDATES:
-                number = _add(t, s, m, t.about[name, PLACE], regions, number, weights, least, collect)
+                number = _add(t, s, m, others, t.about[name, PLACE], regions, number, weights, least, collect)
             continue
         all_of = last - first
         if all_of > MOST_PLACES:
@@ -325,7 +336,9 @@ def gather(data, start, stop, t, s, weights, least, least_alone, collect):  # ty
                     taken = 0
                     while at < last and t.facts[t.by_region[at], IN_REGION] == region and taken < MOST_PLACES:
                         if number < MOST_CANDIDATES:
-                            number = _add(t, s, m, t.by_region[at], regions, number, weights, least, collect)
+                            number = _add(
+                                t, s, m, others, t.by_region[at], regions, number, weights, floors.least, collect
+                            )
                         at += 1
                         taken += 1
             last = first + MOST_PLACES
@@ -336,7 +349,7 @@ def gather(data, start, stop, t, s, weights, least, least_alone, collect):  # ty
                     for c in range(number):
                         known |= s.mention[c] == m and s.place[c] == t.places[at]
                 if not known:
-                    number = _add(t, s, m, t.places[at], regions, number, weights, least, collect)
+                    number = _add(t, s, m, others, t.places[at], regions, number, weights, least, collect)
     _order(s, mentions, number, weights, collect)
     return mentions, number, cut or number == MOST_CANDIDATES
 

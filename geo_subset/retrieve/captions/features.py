@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from geo_subset.retrieve.captions import folding
-from geo_subset.retrieve.captions.names import Names
+
+if TYPE_CHECKING:
+    from geo_subset.retrieve.captions.names import Names
 
 #: Where the place's own region (state) is named: right after the name; next of all regions, at most four words on;
 #: further on, or before; and whether another name that the table has ('claimed') or has not ('unknown') goes with it.
@@ -19,17 +21,11 @@ RELATIONS = (
     "own_before", "own_before_claimed", "own_before_unknown", "other_adjacent", "other_next", "other_named",
     "none_named",
 )  # fmt: skip
-FEATURES = (
-    *RELATIONS,
-    "country_named", "other_country_adjacent", "other_country_named",
-    # log10 of people (0 if unknown), of the share among all so called, of how much larger a city elsewhere is, of how
-    # many are so called: where the own region is named, and where it is not
-    "people_own", "people_none", "people_unknown", "start_none", "end_none", "share_own", "share_none",
-    "outside_own", "outside_none", "crowd_own", "crowd_none", "fame_own", "fame_none", "fame_unknown",
+#: What holds of a mention whichever place is meant: 0 or 1 each, together the bits of a uint64.
+SHARED = (
     # the name itself
-    "lower_case", "caption_without_case", "title_case", "all_capital", "english_word", "english_word_none",
-    "english_word_lower", "region_name", "region_name_own", "region_name_after", "person_name", "person_name_none",
-    "brand_name", "several_words",
+    "lower_case", "caption_without_case", "title_case", "all_capital", "english_word", "english_word_lower",
+    "region_name", "region_name_after", "person_name", "brand_name", "several_words",
     # after it
     "next_within", "next_nature", "next_street", "next_body", "next_other_kind", "next_capital", "next_hyphen",
     "start_next_lower", "start_next_capital", "start_english_word", "region_then_end", "region_then_stop",
@@ -39,8 +35,19 @@ FEATURES = (
     "previous_near", "previous_title", "previous_given", "previous_side", "previous_capital", "previous_initial",
     "previous_hyphen",
     # in the caption
-    "goods", "goods_after_start", "between", "late", "first_adjacent", "later_adjacent", "adjacent_elsewhere",
-    "unknown_before", "unknown_after", "other_names",
+    "goods", "goods_after_start", "between", "late", "unknown_before", "unknown_after",
+)  # fmt: skip
+FEATURES = (
+    *SHARED,
+    *RELATIONS,
+    "country_named", "other_country_adjacent", "other_country_named",
+    # log10 of people (0 if unknown), of the share among all so called, of how much larger a city elsewhere is, of how
+    # many are so called: where the own region is named, and where it is not
+    "people_own", "people_none", "people_unknown", "start_none", "end_none", "share_own", "share_none",
+    "outside_own", "outside_none", "crowd_own", "crowd_none", "fame_own", "fame_none", "fame_unknown",
+    "english_word_none", "region_name_own", "person_name_none",
+    # the caption's other names: their number, and whether one has its region beside it
+    "other_names", "first_adjacent", "later_adjacent", "adjacent_elsewhere",
 )  # fmt: skip
 WIDTH = len(FEATURES)
 #: Candidates of a caption, mentions of a caption that are weighed, places per name, regions named: at most.
@@ -96,10 +103,11 @@ class Scratch(NamedTuple):
     level: npt.NDArray[np.int8]
     relation: npt.NDArray[np.int8]
     score: npt.NDArray[np.float32]
-    """Of candidates: the mention's number, the place's, its level, the relation (RELATIONS), and the score."""
-    inside: npt.NDArray[np.int8]
-    base: npt.NDArray[np.float32]
-    """(mentions, features): what holds of a mention whichever place is meant."""
+    """Of candidates: the mention's number, the place's, its level, the relation (a feature), and the score."""
+    fate: npt.NDArray[np.int8]
+    """Of mentions: evidence.OPEN, INSIDE or HOPELESS."""
+    shared: npt.NDArray[np.uint64]
+    """What holds of a mention whichever place is meant: bit f is feature f (SHARED)."""
     base_level: npt.NDArray[np.int8]
     base_score: npt.NDArray[np.float32]
     """The score of that at a level."""
@@ -127,7 +135,7 @@ def scratch() -> Scratch:
         classes=np.empty(words, np.int32), found=np.empty((words, 3), np.int32), named=np.empty((words, 3), np.int32),
         claims=np.empty(words, np.int32), mention=np.empty(most, np.int32), place=np.empty(most, np.int32),
         level=np.empty(most, np.int8), relation=np.empty(most, np.int8), score=np.empty(most, np.float32),
-        inside=np.empty(MOST_MENTIONS, np.int8), base=np.zeros((MOST_MENTIONS, WIDTH), np.float32),
+        fate=np.empty(MOST_MENTIONS, np.int8), shared=np.zeros(MOST_MENTIONS, np.uint64),
         base_level=np.empty(MOST_MENTIONS, np.int8), base_score=np.empty(MOST_MENTIONS, np.float32),
         extras=np.zeros(most, np.int32), extra=np.zeros((most, SPARSE), np.int32),
         value=np.zeros((most, SPARSE), np.float32),
@@ -135,18 +143,16 @@ def scratch() -> Scratch:
 
 
 (
-    OWN_ADJACENT, OWN_NEXT, OWN_AFTER, OWN_AFTER_CLAIMED, OWN_AFTER_UNKNOWN, OWN_ADJACENT_BEFORE, OWN_BEFORE,
-    OWN_BEFORE_CLAIMED, OWN_BEFORE_UNKNOWN, OTHER_ADJACENT, OTHER_NEXT, OTHER_NAMED, NONE_NAMED,
-) = range(len(RELATIONS))  # fmt: skip
-(
-    COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT, OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, START_NONE,
-    END_NONE, SHARE_OWN, SHARE_NONE, OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, FAME_OWN, FAME_NONE,
-    FAME_UNKNOWN, LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE, ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_NONE,
-    ENGLISH_WORD_LOWER, REGION_NAME, REGION_NAME_OWN, REGION_NAME_AFTER, PERSON_NAME, PERSON_NAME_NONE, BRAND_NAME,
-    SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY, NEXT_OTHER_KIND, NEXT_CAPITAL, NEXT_HYPHEN,
-    START_NEXT_LOWER, START_NEXT_CAPITAL, START_ENGLISH_WORD, REGION_THEN_END, REGION_THEN_STOP, REGION_THEN_COMMA,
-    LISTED, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN, NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA,
-    PREVIOUS_IN, PREVIOUS_FROM, PREVIOUS_OF, PREVIOUS_NEAR, PREVIOUS_TITLE, PREVIOUS_GIVEN, PREVIOUS_SIDE,
-    PREVIOUS_CAPITAL, PREVIOUS_INITIAL, PREVIOUS_HYPHEN, GOODS, GOODS_AFTER_START, BETWEEN, LATE, FIRST_ADJACENT,
-    LATER_ADJACENT, ADJACENT_ELSEWHERE, UNKNOWN_BEFORE, UNKNOWN_AFTER, OTHER_NAMES,
-) = range(len(RELATIONS), WIDTH)  # fmt: skip
+    LOWER_CASE, CAPTION_WITHOUT_CASE, TITLE_CASE, ALL_CAPITAL, ENGLISH_WORD, ENGLISH_WORD_LOWER, REGION_NAME,
+    REGION_NAME_AFTER, PERSON_NAME, BRAND_NAME, SEVERAL_WORDS, NEXT_WITHIN, NEXT_NATURE, NEXT_STREET, NEXT_BODY,
+    NEXT_OTHER_KIND, NEXT_CAPITAL, NEXT_HYPHEN, START_NEXT_LOWER, START_NEXT_CAPITAL, START_ENGLISH_WORD,
+    REGION_THEN_END, REGION_THEN_STOP, REGION_THEN_COMMA, LISTED, NEXT_END, NEXT_COMMA, NEXT_STOP, NEXT_OPEN,
+    NEAR_AFTER, PREVIOUS_NONE, PREVIOUS_STOP, PREVIOUS_COMMA, PREVIOUS_IN, PREVIOUS_FROM, PREVIOUS_OF,
+    PREVIOUS_NEAR, PREVIOUS_TITLE, PREVIOUS_GIVEN, PREVIOUS_SIDE, PREVIOUS_CAPITAL, PREVIOUS_INITIAL,
+    PREVIOUS_HYPHEN, GOODS, GOODS_AFTER_START, BETWEEN, LATE, UNKNOWN_BEFORE, UNKNOWN_AFTER, OWN_ADJACENT, OWN_NEXT,
+    OWN_AFTER, OWN_AFTER_CLAIMED, OWN_AFTER_UNKNOWN, OWN_ADJACENT_BEFORE, OWN_BEFORE, OWN_BEFORE_CLAIMED,
+    OWN_BEFORE_UNKNOWN, OTHER_ADJACENT, OTHER_NEXT, OTHER_NAMED, NONE_NAMED, COUNTRY_NAMED, OTHER_COUNTRY_ADJACENT,
+    OTHER_COUNTRY_NAMED, PEOPLE_OWN, PEOPLE_NONE, PEOPLE_UNKNOWN, START_NONE, END_NONE, SHARE_OWN, SHARE_NONE,
+    OUTSIDE_OWN, OUTSIDE_NONE, CROWD_OWN, CROWD_NONE, FAME_OWN, FAME_NONE, FAME_UNKNOWN, ENGLISH_WORD_NONE,
+    REGION_NAME_OWN, PERSON_NAME_NONE, OTHER_NAMES, FIRST_ADJACENT, LATER_ADJACENT, ADJACENT_ELSEWHERE,
+) = range(WIDTH)  # fmt: skip

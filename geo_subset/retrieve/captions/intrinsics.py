@@ -50,3 +50,13 @@ def leading_zeros(typing: Any, value: Any) -> tuple[Any, Any]:
         return builder.ctlz(arguments[0], ir.IntType(1)(0))
 
     return types.uint64(types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def trailing_zeros(typing: Any, value: Any) -> tuple[Any, Any]:
+    """Zeros below the lowest bit of a uint64 that is set; 64 if none is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.uint64(types.uint64), generate

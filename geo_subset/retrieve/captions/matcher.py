@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geo_subset.retrieve.captions import decide, features
+from geo_subset.retrieve.captions import decide, features, model
 from geo_subset.retrieve.captions.compiled import compiled
 from geo_subset.retrieve.captions.files import Columns
 from geo_subset.retrieve.captions.names import Names
@@ -45,11 +45,12 @@ class Matcher:
 
     def __init__(self, names: Names, min_confidence: float) -> None:
         self._tables, self._scratch = features.tables(names), features.scratch()
-        self._least, self._weights = np.float32(min_confidence), decide.weights()
-        self._floors = decide.hopeless(min_confidence)
+        self._least, self._weights = np.float32(min_confidence), model.weights()
+        self._alone = model.alone()
+        self._floors = model.hopeless(min_confidence)
         most = features.MOST_CANDIDATES
         self._space = (
-            np.empty(most, np.float32), np.empty((most, len(decide.LEVELS)), np.int32), np.empty(most, np.int8),
+            np.empty(most, np.float32), np.empty((most, len(model.LEVELS)), np.int32), np.empty(most, np.int8),
         )  # fmt: skip
         self._rows = np.empty(_ROOM, np.int64)
         self._places = np.empty(_ROOM, np.int32)
@@ -97,8 +98,8 @@ class Matcher:
         begin = 0
         while begin < len(captions):
             begin, made = decide.read(
-                data, ends, begin, self._least, self._floors, self._weights, self._tables, self._scratch, *self._space,
-                self._rows, self._places, self._sure, tallies,
+                data, ends, begin, self._least, self._floors, self._weights, self._alone, self._tables,
+                self._scratch, *self._space, self._rows, self._places, self._sure, tallies,
             )  # fmt: skip
             parts.append(tuple(part[:made].copy() for part in (self._rows, self._places, self._sure)))
         counters.update({name: int(n) for name, n in zip(decide.TALLIES, tallies, strict=True)})

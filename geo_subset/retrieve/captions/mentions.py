@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from geo_subset.retrieve.captions import lexicon
 from geo_subset.retrieve.captions.compiled import inlined
 from geo_subset.retrieve.captions.features import (
@@ -29,7 +31,6 @@ from geo_subset.retrieve.captions.features import (
     NEXT_STREET,
     NEXT_WITHIN,
     NO_CLAIM,
-    OTHER_NAMES,
     PERSON_NAME,
     PREVIOUS_CAPITAL,
     PREVIOUS_COMMA,
@@ -57,7 +58,6 @@ from geo_subset.retrieve.captions.features import (
     UNKNOWN_AFTER,
     UNKNOWN_BEFORE,
     UNKNOWN_CLAIM,
-    WIDTH,
 )  # fmt: skip
 from geo_subset.retrieve.captions.folding import COMMA, HYPHEN, OPEN, SPACE, STOP
 from geo_subset.retrieve.captions.names import BRAND, PERSON, REGION, TRAITS, WORD
@@ -72,82 +72,132 @@ _CUES = _IN | _FROM | _OF | _NEAR | _LIST
 
 
 @inlined
-def weigh_mention(t, s, m, mentions, words, capitals, goods, regions, x):  # type: ignore[no-untyped-def]
-    """What holds of a mention whichever place is meant, into x (F,)."""
-    for f in range(WIDTH):
-        x[f] = 0
-    start, stop, name = s.found[m, 0], s.found[m, 1], s.found[m, 2]
+def on(feature):  # type: ignore[no-untyped-def]
+    """The bit of a feature of SHARED."""
+    return np.uint64(1) << np.uint64(feature)
+
+
+@inlined
+def _in_title_case(words, capitals):  # type: ignore[no-untyped-def]
+    return words >= 4 and capitals * 10 >= words * 7
+
+
+@inlined
+def weigh_form(t, s, m, words, capitals):  # type: ignore[no-untyped-def]
+    """What a name itself, capitals and separators say, whichever place is meant: bit f is feature f."""
+    x = np.uint64(0)
+    start, stop = s.found[m, 0], s.found[m, 1]
     capital = s.flags[start] & CAPITAL
-    traits = t.about[name, TRAITS]
-    title = words >= 4 and capitals * 10 >= words * 7
-    mixed = capitals > 0 and not title
+    traits = t.about[s.found[m, 2], TRAITS]
+    title = _in_title_case(words, capitals)
     if capitals == 0:
-        x[CAPTION_WITHOUT_CASE] = 1
+        x |= on(CAPTION_WITHOUT_CASE)
     elif not capital:
-        x[LOWER_CASE] = 1
+        x |= on(LOWER_CASE)
     if title:
-        x[TITLE_CASE] = 1
-    if s.flags[start] & ALL_CAPITALS and mixed:
-        x[ALL_CAPITAL] = 1
+        x |= on(TITLE_CASE)
+    elif s.flags[start] & ALL_CAPITALS:
+        x |= on(ALL_CAPITAL)
+    before, after = s.before[start], s.before[stop]
     if traits & WORD:
-        x[ENGLISH_WORD] = 1
-        x[ENGLISH_WORD_LOWER] = 0 if capital else 1
+        x |= on(ENGLISH_WORD)
+        if not capital:
+            x |= on(ENGLISH_WORD_LOWER)
+        if start == 0 or before & STOP:
+            x |= on(START_ENGLISH_WORD)
     if traits & REGION:
-        x[REGION_NAME] = 1
+        x |= on(REGION_NAME)
+    if traits & PERSON:
+        x |= on(PERSON_NAME)
+    if traits & BRAND:
+        x |= on(BRAND_NAME)
+    if stop - start > 1:
+        x |= on(SEVERAL_WORDS)
+    if start >= 15:
+        x |= on(LATE)
+
+    if stop == words:
+        x |= on(NEXT_END)
+    else:
+        if after & HYPHEN and not after & SPACE:
+            x |= on(NEXT_HYPHEN)
+        if after & COMMA:
+            x |= on(NEXT_COMMA)
+        elif after & STOP:
+            x |= on(NEXT_STOP)
+        elif after & OPEN:
+            x |= on(NEXT_OPEN)
+    if start == 0:
+        x |= on(PREVIOUS_NONE)
+    elif before & STOP and s.ends[start - 1] - s.begins[start - 1] == 1 and s.flags[start - 1] & CAPITAL:
+        x |= on(PREVIOUS_INITIAL)
+    elif before & STOP:
+        x |= on(PREVIOUS_STOP)
+    elif before & COMMA:
+        x |= on(PREVIOUS_COMMA)
+    elif before & HYPHEN and not before & SPACE:
+        x |= on(PREVIOUS_HYPHEN)
+    return x
+
+
+@inlined
+def follows(s, x, stop):  # type: ignore[no-untyped-def]
+    """Whether the next word may belong to a name of form x: nothing but a space is between them."""
+    return not x & on(NEXT_END) and (s.before[stop] == SPACE or s.before[stop] == 0)
+
+
+@inlined
+def precedes(x):  # type: ignore[no-untyped-def]
+    """Whether the word before may belong to a name of form x."""
+    return not x & (
+        on(PREVIOUS_NONE) | on(PREVIOUS_INITIAL) | on(PREVIOUS_STOP) | on(PREVIOUS_COMMA) | on(PREVIOUS_HYPHEN)
+    )
+
+
+@inlined
+def weigh_words(t, s, m, mentions, words, capitals, goods, regions):  # type: ignore[no-untyped-def]
+    """What the words beside a mention and the regions named say: the features besides those of s.shared[m]."""
+    form = s.shared[m]
+    x = np.uint64(0)
+    start, stop = s.found[m, 0], s.found[m, 1]
+    capital = s.flags[start] & CAPITAL
+    mixed = capitals > 0 and not _in_title_case(words, capitals)
+    if form & on(REGION_NAME):
         for i in range(regions):
             if s.named[i, 0] == start and s.named[i, 1] == stop and s.claims[i] != NO_CLAIM:
-                x[REGION_NAME_AFTER] = 1
-    if traits & PERSON:
-        x[PERSON_NAME] = 1
-    if traits & BRAND:
-        x[BRAND_NAME] = 1
+                x |= on(REGION_NAME_AFTER)
     if goods:
-        x[GOODS] = 1
+        x |= on(GOODS)
         if start == 0:
-            x[GOODS_AFTER_START] = 1
-    if stop - start > 1:
-        x[SEVERAL_WORDS] = 1
+            x |= on(GOODS_AFTER_START)
 
-    begins = start == 0 or s.before[start] & STOP != 0  # where everything has a capital
-    if begins and traits & WORD:
-        x[START_ENGLISH_WORD] = 1
-    after = s.before[stop]
-    if stop == words:
-        x[NEXT_END] = 1
-    else:
-        classes = s.classes[stop]
-        close = after == SPACE or after == 0
+    if stop < words:
         region_next = False
         for i in range(regions):
             region_next |= s.named[i, 0] == stop
-        if close and not region_next:
+        if follows(s, form, stop) and not region_next:
+            classes = s.classes[stop]
+            begins = start == 0 or s.before[start] & STOP != 0  # where everything has a capital
             written = s.flags[stop] & CAPITAL or not capital or capitals == 0
             if classes & _WITHIN:
-                x[NEXT_WITHIN] = 1
+                x |= on(NEXT_WITHIN)
             elif classes & _NATURE and written:
-                x[NEXT_NATURE] = 1
+                x |= on(NEXT_NATURE)
             elif classes & _STREET and written:
-                x[NEXT_STREET] = 1
+                x |= on(NEXT_STREET)
             elif classes & _BODY and written:
-                x[NEXT_BODY] = 1
+                x |= on(NEXT_BODY)
             elif classes & _OTHER_KIND and written:
-                x[NEXT_OTHER_KIND] = 1
+                x |= on(NEXT_OTHER_KIND)
             elif mixed and s.flags[stop] & CAPITAL:
-                x[NEXT_CAPITAL] = 1
-                x[START_NEXT_CAPITAL] = 1 if begins else 0
+                x |= on(NEXT_CAPITAL)
+                if begins:
+                    x |= on(START_NEXT_CAPITAL)
             elif mixed and begins and not classes & _CUES:
-                x[START_NEXT_LOWER] = 1
-        if after & HYPHEN and not after & SPACE:
-            x[NEXT_HYPHEN] = 1
-        if after & COMMA:
-            x[NEXT_COMMA] = 1
-        elif after & STOP:
-            x[NEXT_STOP] = 1
-        elif after & OPEN:
-            x[NEXT_OPEN] = 1
+                x |= on(START_NEXT_LOWER)
         for i in range(stop, min(words, stop + 3)):
             if s.classes[i] & _NEAR:
-                x[NEAR_AFTER] = 1
+                x |= on(NEAR_AFTER)
 
     for i in range(m + 1, min(mentions, m + 4)):  # the Atchison, Topeka and Santa Fe Railroad
         gap = s.found[i, 0] - s.found[i - 1, 1]
@@ -155,65 +205,51 @@ def weigh_mention(t, s, m, mentions, words, capitals, goods, regions, x):  # typ
             break
         end = s.found[i, 1]
         if end < words and s.before[end] == SPACE and s.flags[end] & CAPITAL and s.classes[end] & _BODY:
-            x[NEXT_BODY] = 1
+            x |= on(NEXT_BODY)
     if m + 1 < mentions:  # between Camden and Belcross, North Carolina
         gap = s.found[m + 1, 0] - stop
         if (gap == 0 and s.before[stop] & COMMA) or (gap == 1 and s.classes[stop] & _LIST):
             for i in range(regions):
                 if s.claims[i] == m + 1:
-                    x[LISTED] = 1
+                    x |= on(LISTED)
     for i in range(regions):
         adjacent = s.named[i, 0] == stop or back(s, s.named[i, 0]) == stop
         if adjacent and t.meaning[s.named[i, 2], 0] >= 0:
             if s.named[i, 1] == words:
-                x[REGION_THEN_END] = 1
+                x |= on(REGION_THEN_END)
             elif s.before[s.named[i, 1]] & STOP:
-                x[REGION_THEN_STOP] = 1
+                x |= on(REGION_THEN_STOP)
             elif s.before[s.named[i, 1]] & COMMA:
-                x[REGION_THEN_COMMA] = 1
+                x |= on(REGION_THEN_COMMA)
     for i in range(max(0, start - 4), start):
         if s.classes[i] & _BETWEEN:
-            x[BETWEEN] = 1
+            x |= on(BETWEEN)
     for i in range(regions):
         if s.claims[i] == UNKNOWN_CLAIM:
             if s.named[i, 0] > stop:
-                x[UNKNOWN_AFTER] = 1
+                x |= on(UNKNOWN_AFTER)
             elif s.named[i, 1] <= start:
-                x[UNKNOWN_BEFORE] = 1
+                x |= on(UNKNOWN_BEFORE)
 
-    between = s.before[start]
-    if start == 0:
-        x[PREVIOUS_NONE] = 1
-    else:
-        if between & STOP and s.ends[start - 1] - s.begins[start - 1] == 1 and s.flags[start - 1] & CAPITAL:
-            x[PREVIOUS_INITIAL] = 1
-        elif between & STOP:
-            x[PREVIOUS_STOP] = 1
-        elif between & COMMA:
-            x[PREVIOUS_COMMA] = 1
-        elif between & HYPHEN and not between & SPACE:
-            x[PREVIOUS_HYPHEN] = 1
-        else:
-            classes = s.classes[start - 1]
-            if classes & _OF and start > 1:
-                further = s.classes[start - 2]
-                x[PREVIOUS_OF] = 1
-                if further & _NEAR:
-                    x[PREVIOUS_NEAR] = 1
-            elif classes & _IN:
-                x[PREVIOUS_IN] = 1
-            elif classes & _NEAR:
-                x[PREVIOUS_NEAR] = 1
-            elif classes & _FROM:
-                x[PREVIOUS_FROM] = 1
-            elif classes & _SIDE:
-                x[PREVIOUS_SIDE] = 1
-            elif classes & _TITLE:
-                x[PREVIOUS_TITLE] = 1
-            elif classes & _GIVEN and capital:
-                x[PREVIOUS_GIVEN] = 1
-            elif mixed and s.flags[start - 1] & CAPITAL:
-                x[PREVIOUS_CAPITAL] = 1
-    if start >= 15:
-        x[LATE] = 1
-    x[OTHER_NAMES] = min(mentions - 1, 8) / 4.0
+    if precedes(form):
+        classes = s.classes[start - 1]
+        if classes & _OF and start > 1:
+            further = s.classes[start - 2]
+            x |= on(PREVIOUS_OF)
+            if further & _NEAR:
+                x |= on(PREVIOUS_NEAR)
+        elif classes & _IN:
+            x |= on(PREVIOUS_IN)
+        elif classes & _NEAR:
+            x |= on(PREVIOUS_NEAR)
+        elif classes & _FROM:
+            x |= on(PREVIOUS_FROM)
+        elif classes & _SIDE:
+            x |= on(PREVIOUS_SIDE)
+        elif classes & _TITLE:
+            x |= on(PREVIOUS_TITLE)
+        elif classes & _GIVEN and capital:
+            x |= on(PREVIOUS_GIVEN)
+        elif mixed and s.flags[start - 1] & CAPITAL:
+            x |= on(PREVIOUS_CAPITAL)
+    return x

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from geo_subset.retrieve.captions import lexicon, trie
+from geo_subset.retrieve.captions import lexicon, model, trie
 from geo_subset.retrieve.captions.trie import Trie
 from geo_subset.retrieve.captions.world import World
 
@@ -29,7 +29,7 @@ _LEVELS = {"county": COUNTY, "state": STATE}
 #: some of its places are counties or states.
 WORD, REGION, PERSON, BRAND, COARSE = 1, 2, 4, 8, 16
 #: Columns of `Names.about` and of `Names.facts`.
-FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD, MOST_PEOPLE, MOST_FAME = range(8)
+FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD, CEILING = range(7)
 LEVEL, IN_REGION, IN_COUNTRY, PEOPLE, FAME = range(5)
 #: How a region is written: in full, a traditional abbreviation, a code of two letters.
 FULL, SHORT, CODE = 0, 1, 2
@@ -48,8 +48,7 @@ class Names:
     `trie` holds the places' names. What belongs together lies together, as each look may be one into far memory:
     `about[n]` int32 (N, 8) is of name n the first of its places in `places`, their number, the first place itself,
     its traits (WORD, …), and in thousandths the log10 of the population of the largest city so called that is no place
-    of the table (0 if there is none) and of all its places together, and the highest of what `facts` has of its places:
-    log10 of the population, and of the names in other languages.
+    of the table (0 if there is none) and of all its places together, and `model.ceiling`; the rest is 0.
     `places[first:first + number]` int32 are its places, the most populous first, and `by_region` the same sorted by
     region.
 
@@ -127,8 +126,10 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     outside = _outside(names, first, places, table, world)
     most_people, most_fame = (_highest(column[places], first) for column in (log_people, fame))
     traits[np.unique(owner_of[level[places] != CITY])] |= COARSE
-    thousandths = [np.round(1000 * column).astype(np.int64) for column in (outside, crowd, most_people, most_fame)]
-    about = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths]).astype(np.int32)
+    ceiling = model.ceiling(size, most_people, crowd, outside, most_fame) + 0.01  # for all that is rounded
+    thousandths = [np.round(1000 * column).astype(np.int64) for column in (outside, crowd, ceiling)]
+    about = np.zeros((names.names, 8), np.int32)
+    about[:, :7] = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths])
     facts = np.zeros((table.num_rows, 8), np.float32)
     facts[:, :5] = np.column_stack([level, region, numbers_of["country"], log_people, fame])
     compiled = Names(names, about, places, by_region, facts, regions, meaning, nation, written, cue_trie, classes)

@@ -29,7 +29,7 @@ def classify(t, s, words):  # type: ignore[no-untyped-def]
 
 @inlined
 def find_regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-def]
-    """Keeps in s.named the regions that are meant as such, and in s.claims who goes with each. Returns how many."""
+    """Keeps in s.named the regions that may be meant as such, as they are written. Returns how many."""
     all_named = find(
         t.region_firsts, t.region_slots, t.region_starts, t.region_steps, s.hashes, s.bases, words, s.named
     )
@@ -56,13 +56,27 @@ def find_regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-d
             inside |= longer and s.found[m, 0] <= start and s.found[m, 1] >= stop
         if inside:
             continue
+        s.named[kept, 0], s.named[kept, 1], s.named[kept, 2] = start, stop, name
+        kept += 1
+        if kept == MOST_REGIONS:
+            break
+    return kept
+
+
+@inlined
+def claim_regions(t, s, words, mentions, regions):  # type: ignore[no-untyped-def]
+    """Keeps in s.named those that words beside them leave, and in s.claims who goes with each. Returns how many.
+
+    The words must have been classified.
+    """
+    kept = 0
+    for i in range(regions):
+        start, stop, name = s.named[i, 0], s.named[i, 1], s.named[i, 2]
         part_of_name = stop < words and s.before[stop] == SPACE and s.flags[stop] & CAPITAL != 0
         if part_of_name and s.classes[stop] & (_NATURE | _STREET | _BODY):
             continue
         s.named[kept, 0], s.named[kept, 1], s.named[kept, 2] = start, stop, name
         kept += 1
-        if kept == MOST_REGIONS:
-            break
     for i in range(kept):
         s.claims[i] = NO_CLAIM
         named = s.named[i, 2]

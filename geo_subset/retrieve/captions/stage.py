@@ -25,7 +25,7 @@ from geo_subset.errors import StageError
 from geo_subset.inputs import InputFile
 from geo_subset.manifests import Manifest, Record
 from geo_subset.progress import log
-from geo_subset.retrieve.captions import best, decide, files, names, plan, world
+from geo_subset.retrieve.captions import best, files, model, names, plan, world
 from geo_subset.retrieve.captions.matcher import Matcher
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import CaptionsSettings, Settings
@@ -58,7 +58,7 @@ def content(settings: Settings) -> Any:
         "num_images": settings.retrieve.num_images,
         "captions": captions.model_dump(mode="json", exclude={"path"}),
         "files": [[file.url.rpartition("/")[2], file.bytes, file.version] for file in found],
-        "model": decide.weights().tolist(),
+        "model": model.weights().tolist(),
     }
 
 

@@ -8,7 +8,7 @@ from gazetteer import compiled, meanings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geo_subset.retrieve.captions import decide, features
+from geo_subset.retrieve.captions import decide, features, model
 from geo_subset.retrieve.captions.matcher import Matcher
 
 pytestmark = pytest.mark.ci
@@ -125,7 +125,7 @@ _PIECES = (
 def test_leaving_out_what_is_hopeless_changes_little(matcher, caption):
     """Names whose places are not looked at for their want of confidence: the others' is nearly what it would be."""
     thorough = Matcher(compiled(), 0.5)
-    thorough._floors = decide.hopeless(0.0)
+    thorough._floors = model.hopeless(0.0)
     quick, slow = meanings(matcher, caption), meanings(thorough, caption)
     assert {place for place, sure in slow.items() if sure > 0.55} <= quick.keys()
     assert all(abs(sure - slow.get(place, 0.5)) < 0.06 for place, sure in quick.items())
@@ -134,5 +134,5 @@ def test_leaving_out_what_is_hopeless_changes_little(matcher, caption):
 def test_the_model_knows_every_feature_it_weighs():
     for number, name in enumerate(features.FEATURES):
         assert getattr(features, name.upper()) == number
-    assert decide.weights().shape == (len(decide.LEVELS), len(features.FEATURES))
-    assert np.isfinite(decide.weights()).all()
+    assert model.weights().shape == (len(model.LEVELS), len(features.FEATURES))
+    assert np.isfinite(model.weights()).all()

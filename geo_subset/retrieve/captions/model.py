@@ -1,0 +1,124 @@
+"""What the features weigh: the model that `benchmarks/fit_captions.py` has fitted, and bounds that follow from it."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from geo_subset.retrieve.captions.features import FEATURES, SHARED
+
+LEVELS = ("city", "county", "state")
+#: Features that hold where, besides the other, the place's own region is not named.
+_WITH_NONE = {
+    "english_word": "english_word_none", "person_name": "person_name_none", "previous_none": "start_none",
+    "next_end": "end_none",
+}  # fmt: skip
+_NEXT = (
+    "next_within",
+    "next_nature",
+    "next_street",
+    "next_body",
+    "next_other_kind",
+    "next_capital",
+    "start_next_lower",
+)
+_PREVIOUS = (
+    "previous_in", "previous_near", "previous_from", "previous_side", "previous_title", "previous_given",
+    "previous_capital",
+)  # fmt: skip
+_ANYWHERE = ("near_after", "between", "goods", "goods_after_start")
+
+
+class Floors(NamedTuple):
+    """Scores below which nothing is looked at further; float32."""
+
+    least: Any
+    """Of any candidate."""
+    alone: Any
+    """Of all of a name's places together, in a caption that names no region."""
+    unread: Any
+    """The same before the words beside the name are looked at, where separators stand between it and them;"""
+    next: Any
+    """and how much less where none stands after it,"""
+    previous: Any
+    """or before it."""
+
+
+#: Floors that nothing is below.
+EVERYTHING = Floors(*map(np.float32, (-np.inf, -np.inf, -np.inf, 0, 0)))
+
+
+@lru_cache(maxsize=1)
+def _fitted() -> dict[str, dict[str, float]]:
+    text = resources.files("geo_subset.retrieve.captions").joinpath("model.json").read_text(encoding="utf-8")
+    weights: dict[str, dict[str, float]] = json.loads(text)["weights"]
+    return weights
+
+
+@lru_cache(maxsize=1)
+def weights() -> npt.NDArray[np.float32]:
+    """The model: float32 (levels, features)."""
+    table = np.array([[_fitted()[level].get(name, 0.0) for name in FEATURES] for level in LEVELS], np.float32)
+    table.setflags(write=False)
+    return table
+
+
+@lru_cache(maxsize=1)
+def alone() -> npt.NDArray[np.float32]:
+    """What SHARED weighs of a city in a caption that names no region, float32 (len(SHARED),)."""
+    city = _fitted()["city"]
+    array = np.array([city[name] + city[_WITH_NONE[name]] if name in _WITH_NONE else city[name] for name in SHARED])
+    array = array.astype(np.float32)
+    array.setflags(write=False)
+    return array
+
+
+def ceiling(
+    number: npt.NDArray[Any],
+    people: npt.NDArray[Any],
+    crowd: npt.NDArray[Any],
+    outside: npt.NDArray[Any],
+    fame: npt.NDArray[Any],
+) -> npt.NDArray[np.float64]:
+    """No less than the log of the sum of exp(score) of a name's cities in a caption that names no region, less SHARED.
+
+    Of names (N,): `number` of places, the highest log10 of `people` and `fame` among them, log10 of the people in all
+    of them (`crowd`) and in the largest city so called `outside` of the table.
+    """
+    city = _fitted()["city"]
+    # The highest of each is a bound only for weights of these signs.
+    assert all(city[name] >= 0 for name in ("people_none", "share_none", "fame_none")) and city["outside_none"] <= 0
+    return np.asarray(
+        city["none_named"]
+        + city["people_none"] * people
+        + city["share_none"] * np.minimum(people - crowd, 0)
+        + city["outside_none"] * np.maximum(outside - people, 0)
+        + city["fame_none"] * fame
+        + city["crowd_none"] * np.log10(np.maximum(number, 1))
+        + np.log(np.maximum(number, 1))
+    )
+
+
+def hopeless(min_confidence: float) -> Floors:
+    """The scores of a confidence of 1 %, and of 5 % for a name in a caption that names no region.
+
+    Nearly all names that are found have less, and are not looked at further, unless so little is to be accepted.
+    """
+    if min_confidence < 0.1:
+        return EVERYTHING
+    city = _fitted()["city"]
+
+    def most(names: tuple[str, ...]) -> float:
+        return max(0.0, *(city[name] for name in names))
+
+    after = max(most(_NEXT), city["next_capital"] + city["start_next_capital"])
+    before = max(most(_PREVIOUS), city["previous_of"] + max(0.0, city["previous_near"]))
+    anywhere = sum(max(0.0, city[name]) for name in (*_ANYWHERE, "next_body"))
+    alone = np.log(0.05 / 0.95)
+    scores = (np.log(0.01 / 0.99), alone, alone - anywhere, after, before)
+    return Floors(*(np.float32(score) for score in scores))
