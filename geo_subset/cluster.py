@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import ray
 from ray import exceptions
@@ -24,8 +24,10 @@ from ray import exceptions
 from geo_subset import events, lease, metrics, stopping, work
 from geo_subset.errors import GeoSubsetError, SettingsError, StopRunError
 from geo_subset.manifests import Record
-from geo_subset.settings import ClusterSettings
 from geo_subset.workers import GIB, Actors, Tasks, Workers
+
+if TYPE_CHECKING:
+    from geo_subset.settings import ClusterSettings
 
 Unit = TypeVar("Unit")
 

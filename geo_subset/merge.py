@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import fsspec
@@ -28,8 +28,10 @@ from geo_subset import cluster, progress, shuffle, storage, urls
 from geo_subset.errors import SettingsError, StageError, from_os_error
 from geo_subset.manifests import Manifest, Record
 from geo_subset.runfolder import StageFolder
-from geo_subset.settings import MergeSettings, Settings
 from geo_subset.tables import MATCHES, SAMPLES, SOURCE_FIELDS
+
+if TYPE_CHECKING:
+    from geo_subset.settings import MergeSettings, Settings
 
 #: Bytes of matches on storage up to which they are reduced in one go, about 2 million rows.
 PARTITION_BYTES = 128 << 20
@@ -73,6 +75,20 @@ def check(settings: Settings) -> None:
 
 
 @dataclass(frozen=True)
+class Filters:
+    """What [merge] says, as plain data: a worker that is sent settings has to import pydantic first."""
+
+    min_similarity: float | None
+    max_places_per_url: int | None
+    where: str | None
+    blocklist: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: MergeSettings) -> Filters:
+        return cls(settings.min_similarity, settings.max_places_per_url, settings.where, tuple(settings.blocklist))
+
+
+@dataclass(frozen=True)
 class Reduction:
     """What a reduce task needs to know: where its rows are (`split`: in partitions of the shuffle) and the filters."""
 
@@ -80,7 +96,7 @@ class Reduction:
     matches: tuple[str, ...]
     split: StageFolder | None
     partitions: int
-    merge: MergeSettings
+    filters: Filters
 
 
 def run(settings: Settings, folder: StageFolder) -> Manifest:
@@ -98,7 +114,11 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     if todo and partitions > 1:
         _split(settings, split, files, partitions)
     reduction = Reduction(
-        folder, tuple(path for path, _ in files), split if partitions > 1 else None, partitions, settings.merge
+        folder,
+        tuple(path for path, _ in files),
+        split if partitions > 1 else None,
+        partitions,
+        Filters.of(settings.merge),
     )
     done = partitions - len(todo)
     with progress.track("merge", partitions, "partitions", done) as advance:
@@ -174,7 +194,7 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
             streams = [stack.enter_context(split.open(name)) for name in names]
             rows = pa.concat_tables(shuffle.read_partition(streams, partition))
         (places,) = stack.enter_context(StageFolder(folder.run_url, "places").local(["places.parquet"]))
-        merged = _merge(database, rows, places, reduction.merge)
+        merged = _merge(database, rows, places, reduction.filters)
         counters = dict(merged.counters)
         rows = rows.select(_OF_BEST)
         wide = _contiguous(rows)
@@ -182,7 +202,7 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
         name = f"{_unit(partition)}-{folder.tag}.parquet"
         try:
             entry = folder.write_batches(
-                name, SAMPLES, _samples(database, merged, wide, reduction.merge.where, counters)
+                name, SAMPLES, _samples(database, merged, wide, reduction.filters.where, counters)
             )
         except OSError as error:
             raise from_os_error(error, f"writing {folder.url}") from error
@@ -206,14 +226,14 @@ class Merged:
     counters: dict[str, int]
 
 
-def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, merge: MergeSettings) -> Merged:
+def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, filters: Filters) -> Merged:
     """Brings together what shows the same image. `rows` are MATCHES, with `uid` where they were split by it.
 
     Only what decides is sorted; what a sample has of its best match besides is picked when it is written.
     The counters add up: matches = matches_below_min_similarity + what the URLs stand for;
     urls_distinct = samples + every other urls_ counter.
     """
-    least = "-infinity" if merge.min_similarity is None else repr(merge.min_similarity)
+    least = "-infinity" if filters.min_similarity is None else repr(filters.min_similarity)
     uid = "uid" if "uid" in rows.column_names else "md5(url_key(url))"
     database.register("matches", rows.append_column("row", _column(np.arange(rows.num_rows))))
     # The best of a place's rows for the image, then the places by the same order: similarity, rank, place_id, url.
@@ -245,12 +265,12 @@ def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, mer
     hosts = host.dictionary.to_pylist()
     of_host = np.frombuffer(host.indices.buffers()[1], np.int32, len(host), 4 * host.indices.offset)
     domains = _texts([urls.registered_domain(name) for name in hosts])
-    blocked_uids, blocked_domains = _read_blocklists(merge.blocklist)
+    blocked_uids, blocked_domains = _read_blocklists(filters.blocklist)
     blocked_hosts = np.array([_is_blocked(name, blocked_domains) for name in hosts], bool)
     reasons = {
         "urls_blocked": np.array([uid in blocked_uids for uid in urls_["uid"].to_pylist()] if blocked_uids else False),
         "urls_of_blocked_domains": blocked_hosts[of_host],
-        "urls_of_too_many_places": np.diff(ends) > (merge.max_places_per_url or 2**31 - 1),
+        "urls_of_too_many_places": np.diff(ends) > (filters.max_places_per_url or 2**31 - 1),
     }
     # The first one that holds is what counts.
     dropped = np.select(list(reasons.values()), range(len(reasons)), -1)

@@ -54,12 +54,20 @@ def registered_domain(host: str) -> str:
     A host that has none (an IP address, 'localhost', a bare suffix) stands for itself.
     """
     if _PLAIN.fullmatch(host):
+        if host[host.rindex(".") + 1 :] in _plain_tlds():
+            return ".".join(host.rsplit(".", 2)[-2:])
         return _by_rules(host.split("."), _rules()) or host
     return _suffixes.extract_str(host).top_domain_under_public_suffix or host
 
 
 # tldextract takes 15 us for a host, most of it for what few have: ports, dots of other scripts, Punycode, addresses.
 _PLAIN = re.compile(r"(?!.*xn--)[a-z0-9_\-]+(\.[a-z0-9_\-]+)*\.[a-z]{2,}")
+
+
+@lru_cache(maxsize=1)
+def _plain_tlds() -> frozenset[str]:
+    """Suffixes of one label that no longer rule ends in, as 'com': the domain is the last two labels."""
+    return _rules() - {rule.rsplit(".", 1)[-1] for rule in _rules() if "." in rule}
 
 
 @lru_cache(maxsize=1)

@@ -9,13 +9,15 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 from ray import exceptions
 
 from geo_subset.errors import StageError
-from geo_subset.settings import ClusterSettings
+
+if TYPE_CHECKING:
+    from geo_subset.settings import ClusterSettings
 
 UNITS_PER_ACTOR = 2
 #: Fewer workers than CPUs go to all nodes alike: each node's network, disk and DNS cache carry a share, and a lost node
