@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,9 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, shuffle, storage, urls
+from geo_subset import cluster, progress, shuffle, storage, tables, urls
 from geo_subset.errors import SettingsError, StageError, from_os_error
 from geo_subset.manifests import Manifest, Record
 from geo_subset.runfolder import StageFolder
@@ -182,6 +181,11 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
     """Task: one row per URL key of a partition, written and recorded."""
     folder, split = reduction.folder, reduction.split
     threads = 1 if split else min(MAX_THREADS, os.cpu_count() or 1)
+    pa.set_cpu_count(threads)  # Ray has told it of one
+    if split is None:
+        # Of memory that is touched for the first time Arrow's own allocator takes twice as much, in huge pages: a
+        # quarter of this task's time. Where tasks follow one another, it has that time back.
+        pa.set_memory_pool(pa.system_memory_pool())
     with ExitStack() as stack:
         database = stack.enter_context(_database(threads))
         if split is None:
@@ -201,9 +205,9 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
         del rows
         name = f"{_unit(partition)}-{folder.tag}.parquet"
         try:
-            entry = folder.write_batches(
-                name, SAMPLES, _samples(database, merged, wide, reduction.filters.where, counters)
-            )
+            slices = _samples(database, merged, wide, reduction.filters.where, counters)
+            with closing(tables.ahead(slices, 1)) as coming:  # else an error would find the database busy
+                entry = folder.write_batches(name, SAMPLES, coming)
         except OSError as error:
             raise from_os_error(error, f"writing {folder.url}") from error
         return folder.record(_unit(partition), [entry], counters)
@@ -242,7 +246,7 @@ def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, fil
         WITH keyed AS (
             SELECT {uid} AS uid, place_id, similarity, rank, url, row FROM matches WHERE similarity >= '{least}'::FLOAT
         )
-        SELECT uid, place_id, similarity, row FROM (
+        SELECT uid, place_id, similarity, row, url FROM (
             SELECT * FROM keyed
             QUALIFY row_number() OVER (PARTITION BY uid, place_id ORDER BY similarity DESC, rank, url) = 1
         ) ORDER BY uid, similarity DESC, rank, place_id, url
@@ -254,7 +258,8 @@ def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, fil
     begins = _begins(uids)
     ends = np.append(begins, len(uids))
     urls_ = found.take(_column(begins))
-    urls_ = urls_.append_column("url", rows["url"].cast(pa.large_string()).take(urls_["row"]))
+    place_ids, similarities = found["place_id"].combine_chunks(), found["similarity"].combine_chunks()
+    del found  # its URLs, above all
     database.register("best", urls_.select(["place_id", "url"]).append_column("n", _column(np.arange(len(begins)))))
     known = database.sql(
         f"""SELECT name, latitude, longitude, url_host(url) AS host
@@ -280,7 +285,6 @@ def _merge(database: duckdb.DuckDBPyConnection, rows: pa.Table, places: str, fil
     counters = {"matches": rows.num_rows, "matches_below_min_similarity": below, "urls_distinct": len(begins)}
     counters |= {reason: int((dropped == number).sum()) for number, reason in enumerate(reasons)}
     counters |= {"urls_not_where": 0, "samples": 0}
-    place_ids, similarities = found["place_id"].combine_chunks(), found["similarity"].combine_chunks()
     return Merged(urls_, dropped, ends, place_ids, similarities, counters)
 
 
@@ -299,13 +303,15 @@ def _samples(
         columns["similarities"] = pa.ListArray.from_arrays(offsets, merged.similarities[mine])
         columns["place_count"] = _column(np.diff(ends).astype(np.int32))
         table = pa.table({name: columns[name] for name in SAMPLES.names}).cast(SAMPLES)
-        table = table.take(_column(np.flatnonzero(merged.dropped[start : start + _SLICE] < 0)))
+        kept = merged.dropped[start : start + _SLICE] < 0
+        table = table if kept.all() else table.take(_column(np.flatnonzero(kept)))
         if where is not None:
             database.register("samples", table)
             fits = database.sql(f"SELECT ({where}\n) IS true AS fits FROM samples").to_arrow_table()["fits"]
             database.unregister("samples")
-            counters["urls_not_where"] += table.num_rows - pc.sum(fits, min_count=0).as_py()
-            table = table.filter(fits)
+            fitting = table.filter(fits)
+            counters["urls_not_where"] += table.num_rows - fitting.num_rows
+            table = fitting
         counters["samples"] += table.num_rows
         yield table
 

@@ -77,7 +77,9 @@ def expected(run):
 
 def test_the_endpoint_shows_what_the_manifests_count(run_file, node, tmp_path):
     address, url = node
-    words = pipeline_runs.words("download", run_file, tmp_path / "run")
+    # Slowly, so that what holds while places are asked for is sent to the endpoint meanwhile.
+    slowly = "--set=retrieve.clip-service.rate_limit=6"
+    words = pipeline_runs.words("download", run_file, tmp_path / "run", slowly)
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, address, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
