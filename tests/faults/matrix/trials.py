@@ -176,6 +176,7 @@ def _kill(
             busy.append(psutil.Process(driver.pid))
         chosen = _soon_writing(busy) if writing else rng.choice(busy) if busy else None
         if chosen is None:
+            time.sleep(0.002)
             continue
         if victim == "raylet":
             nodes.lose_second()
@@ -195,4 +196,5 @@ def _soon_writing(processes: list[psutil.Process]) -> psutil.Process | None:
                 opened = Path(f"/proc/{process.pid}/fd").iterdir()
                 if any(storage.TEMPORARY in str(file.readlink()) for file in opened):
                     return process
+        time.sleep(0.0005)  # what is watched needs the processor too
     return None
