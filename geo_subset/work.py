@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 import time
 from collections import Counter
@@ -47,12 +46,8 @@ def measured(work: Callable[..., Any], cpus: float, gpus: float = 0) -> Callable
     def measured_work(*arguments: Any) -> Finished:
         events.adopt(subject)
         metrics.export(exported)
-        try:
-            with busy(cpus, gpus), events.kept() as kept:
-                return Finished(work(*arguments), kept)
-        except KeyboardInterrupt:
-            # Not wanted any more. A worker that was interrupted while it imported a module would fail its next task.
-            os._exit(1)
+        with busy(cpus, gpus), events.kept() as kept:
+            return Finished(work(*arguments), kept)
 
     return measured_work
 

@@ -5,7 +5,6 @@ Both know nothing of what a unit is, nor of what becomes of its result; `cluster
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,11 +106,8 @@ class Tasks:
         raise AssertionError("tasks start by themselves")
 
     def close(self) -> None:
-        for reference in self._references:
-            with contextlib.suppress(exceptions.RayError, ValueError, TypeError):
-                # Not by force: where that meets a task that has just ended, Ray ends this process (2.60). What runs is
-                # interrupted, and `work.measured` ends its worker then.
-                ray.cancel(reference)
+        """What is left ends with the connection. `ray.cancel` is no way: where it meets a task that has just ended, by
+        force or not, Ray (2.60) ends this process before it has said what went wrong."""
 
 
 @dataclass

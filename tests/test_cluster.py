@@ -88,6 +88,19 @@ def test_a_full_disk_stops_the_run_at_once(ray_session, tmp_path):
     assert len(list(tmp_path.iterdir())) < 20
 
 
+def _ends_early(unit, folder):
+    if unit == 3:
+        raise StorageFullError("no space left")
+    time.sleep(unit % 7 * 1e-4)
+
+
+def test_stopping_meets_tasks_that_are_just_ending(ray_session, tmp_path):
+    """Ray (2.60) ends a process that cancels them: within some hundred runs here."""
+    for _ in range(200):
+        with pytest.raises(StorageFullError):
+            outcomes(_ends_early, range(40), tmp_path)
+
+
 class Squarer:
     def __init__(self, index, folder):
         self.index, self.folder = index, folder
