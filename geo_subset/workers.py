@@ -85,22 +85,21 @@ class Tasks:
             scheduling_strategy=_PLACEMENT,
         )(function)
         self._arguments = [ray.put(argument) for argument in arguments]
-        self._references: set[Any] = set()
+        self._out = 0
 
     def has_room(self) -> bool:
         # Where the number is not set, it follows the cluster as it grows, and one more round waits: that keeps workers
         # busy and tells an autoscaler of the demand.
         workers = worker_count(self._settings, self._memory)
         workers = min(workers, int(gpu_count() / self._gpus)) if self._gpus else workers
-        return len(self._references) < (workers if self._settings.workers is not None else 2 * workers)
+        return self._out < (workers if self._settings.workers is not None else 2 * workers)
 
     def submit(self, unit: Any) -> Any:
-        reference = self._remote.remote(unit, *self._arguments)
-        self._references.add(reference)
-        return reference
+        self._out += 1
+        return self._remote.remote(unit, *self._arguments)
 
-    def ended(self, reference: Any, _lost: bool, _final: bool, /) -> None:
-        self._references.remove(reference)
+    def ended(self, _reference: Any, _lost: bool, _final: bool, /) -> None:
+        self._out -= 1
 
     def started(self, _reference: Any, /) -> None:
         raise AssertionError("tasks start by themselves")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -99,6 +100,34 @@ def test_stopping_meets_tasks_that_are_just_ending(ray_session, tmp_path):
     for _ in range(200):
         with pytest.raises(StorageFullError):
             outcomes(_ends_early, range(40), tmp_path)
+
+
+def test_what_a_stop_leaves_ends_with_the_connection(tmp_path):
+    program = """
+import contextlib, os, pathlib, sys, time
+import psutil
+from geo_subset import cluster
+from geo_subset.errors import StorageFullError
+from geo_subset.settings import ClusterSettings
+
+def work(unit, file):
+    if unit == "endless":
+        pathlib.Path(file + ".new").write_text(str(os.getpid()))
+        os.replace(file + ".new", file)
+    while not os.path.exists(file) or unit == "endless":
+        time.sleep(0.01)
+    raise StorageFullError("no space left")
+
+file, settings = sys.argv[1], ClusterSettings(workers=2, cpus_per_worker=0.5)
+with contextlib.suppress(StorageFullError), cluster.connect(settings, "local"):
+    list(cluster.run_tasks(work, ["endless", "stops"], (file,), settings))
+with contextlib.suppress(psutil.NoSuchProcess):
+    psutil.Process(int(pathlib.Path(file).read_text())).wait(timeout=60)
+print("ended")
+"""
+    words = [sys.executable, "-c", program, str(tmp_path / "pid")]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.stdout.endswith("ended\n"), ended.stderr
 
 
 class Squarer:
