@@ -5,20 +5,17 @@ enlarged by Lanczos, transparency on white, grey stays grey, CMYK becomes colour
 that a file may name are not applied. Two things differ on purpose: 16 bits a channel become 8 (the Resizer's JPEG of
 such an image is all white), and a file that ends early is told from one that cannot be decoded.
 
-Only pixels of images that are shrunk differ, in three ways:
+Only pixels of images that are shrunk differ: by at most 1 (of 255) where the area mean is rounded, and JPEGs in two
+more ways:
 
-- JPEGs that store colour at half the size get the same colour for all pixels of a pair instead of one between those of
+- Those that store colour at half the size get the same colour for all pixels of a pair instead of one between those of
   its neighbours (libjpeg-turbo's fast upsampling); when they are shrunk, it is averaged anyway.
-- JPEGs are decoded at a half, a quarter or an eighth of their size where that leaves twice what is asked for: libjpeg's
+- They are decoded at a half, a quarter or an eighth of their size where that leaves twice what is asked for: libjpeg's
   scaled transform does the first halvings.
-- OpenCV's area mean is slow unless it is over whole pixels. Up to a factor of 4, pixels are interpolated to twice the
-  size asked for, and 2 x 2 of them averaged.
 
-Before encoding this is within a PSNR of 35 dB and a mean difference of 4 (of 255) of the Resizer for photographs, and
-within 28 dB and 7 for lines and dots of one pixel. Five photographs as JPEGs of 300 to 2,100 pixels with colour at half
-the size, shrunk to 256, had 37 to 52 dB, median 46; without the first shortcut 41 to 58, median 48. Twelve photographs
-and scans, made so large that the other two gain most and cost most, had 36 to 48 dB with those, median 42; less margin
-costs more (1.5 times: from 33 dB; once: from 28 dB).
+Before encoding, photographs of 259 to 2,100 pixels shrunk to 64 and 256 were within a PSNR of 38 dB and a mean
+difference of 2 of the Resizer's (median 50 dB where JPEGs were decoded whole, 45 where reduced; less margin costs more:
+1.5 times from 33 dB, once from 28); lines of one pixel and coloured noise within 26 dB and 9.
 
 All functions may be called by many threads at once; OpenCV lets go of the interpreter's lock while it works.
 """
@@ -42,7 +39,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from geo_subset.download import reasons
+from geo_subset.download import area, reasons
 from geo_subset.settings import DownloadSettings
 
 #: JPEGs can be decoded reduced, and hold no transparency; other formats get a quarter.
@@ -52,9 +49,6 @@ MEMORY = 768 << 20
 
 #: How many times the size asked for a JPEG decoded at reduced scale must still have.
 _MARGIN = 2
-#: Shrinking by less than the first is plain interpolation, by up to the second interpolation and a mean: beyond, it
-#: would skip pixels.
-_LINEAR_BELOW, _TWO_STEPS_UP_TO = 1.2, 4
 #: Bytes a pixel while anything but a JPEG is decoded: 4 channels of 16 bits, their 8-bit copy, and the decoder's own.
 _OTHER_BYTES = 16
 #: What OpenCV can decode, as far as this build of Pillow can read its headers.
@@ -252,10 +246,11 @@ def _bytes_needed(head: Header, part: int, width: int, height: int) -> int:
     """An estimate of what decoding, scaling to `width` x `height` and encoding hold at one time."""
     pixel = 3 if head.is_jpeg else _OTHER_BYTES
     decoded = head.coefficients + pixel * (head.width // part + 1) * (head.height // part + 1)
+    if (width, height) != (head.width, head.height):
+        decoded += area.bytes_needed(head.width // part + 1, 3)
     if decoded > MEMORY:
         raise PictureError(reasons.TOO_MANY_PIXELS, f"{head.width:,} x {head.height:,}, {decoded:,} bytes")
-    scaled = (width, height) != (head.width, head.height)
-    return decoded + (18 if scaled else 3) * width * height
+    return decoded + 6 * width * height
 
 
 def _decoded_jpeg(body: bytes, head: Header, part: int, shrunk: bool) -> Any:
@@ -320,14 +315,9 @@ def _scaled(image: Any, head: Header, part: int, size: tuple[int, int]) -> Any:
         return image
     if width > head.width or height > head.height:
         return cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4)
-    shrink = max(head.width / width, head.height / height) / part
-    method = cv2.INTER_LINEAR if shrink <= _TWO_STEPS_UP_TO else cv2.INTER_AREA
-    times = 2 if _LINEAR_BELOW <= shrink <= _TWO_STEPS_UP_TO else 1
     # Where the file's size is no multiple of the part, the last pixels decoded stand for fewer of the file's than the
-    # others do: OpenCV must not work out the factors from the sizes of the arrays.
-    factors = {"fx": times * width * part / head.width, "fy": times * height * part / head.height}
-    image = cv2.resize(image, None, interpolation=method, **factors)[: times * height, : times * width]
-    return image if times == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # others do: the factors do not follow from the sizes of the arrays.
+    return area.shrunk(image, size, (head.width / part / width, head.height / part / height))
 
 
 def _fitted(image: Any, settings: DownloadSettings) -> Any:

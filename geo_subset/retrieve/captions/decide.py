@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.compiled import compiled, inlined
 from geo_subset.retrieve.captions.evidence import INSIDE, gather
 from geo_subset.retrieve.captions.names import CITY, COUNTY, IN_REGION, LEVEL, STATE
 

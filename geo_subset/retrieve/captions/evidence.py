@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from geo_subset.compiled import inlined
 from geo_subset.retrieve.captions import lexicon
-from geo_subset.retrieve.captions.compiled import inlined
 from geo_subset.retrieve.captions.features import (
     ADJACENT_ELSEWHERE,
     COUNTRY_NAMED,

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from geo_subset.compiled import compiled
 from geo_subset.retrieve.captions import decide, features, model
-from geo_subset.retrieve.captions.compiled import compiled
 from geo_subset.retrieve.captions.files import Columns
 from geo_subset.retrieve.captions.names import Names
 from geo_subset.retrieve.captions.trie import buffers

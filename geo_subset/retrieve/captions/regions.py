@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from geo_subset.compiled import inlined
 from geo_subset.retrieve.captions import lexicon
-from geo_subset.retrieve.captions.compiled import inlined
 from geo_subset.retrieve.captions.features import MOST_REGIONS, NO_CLAIM, UNKNOWN_CLAIM
 from geo_subset.retrieve.captions.folding import COMMA, SPACE, STOP
 from geo_subset.retrieve.captions.names import CODE, FIRST, FULL, IN_REGION, NUMBER

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from geo_subset.compiled import compiled, inlined
 from geo_subset.retrieve.captions import folding
-from geo_subset.retrieve.captions.compiled import compiled, inlined
 from geo_subset.retrieve.captions.intrinsics import prefetch
 from geo_subset.retrieve.captions.words import split
 

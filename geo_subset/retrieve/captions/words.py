@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geo_subset.retrieve.captions.compiled import compiled, inlined
+from geo_subset.compiled import compiled, inlined
 from geo_subset.retrieve.captions.folding import (
     ALONE,
     DROPPED,

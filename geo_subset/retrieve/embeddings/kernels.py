@@ -1,15 +1,10 @@
-"""What runs once for every vector or candidate, compiled by numba: plain loops over arrays that are handed in.
-
-All functions are in this one file, as numba's cache on disk looks at the file of a function alone.
-"""
+"""What runs once for every vector or candidate, compiled: plain loops over arrays that are handed in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from geo_subset.compiled import compiled
 
 #: Columns of a padded vector are a multiple of this, so that halves stay even for long.
 PAD = 16
@@ -22,12 +17,7 @@ _ROWS = 512  # of a tile that is scored exactly: they stay in cache
 _CHUNK = 64  # scores looked at together: one comparison of a vector register after another, without a branch
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # _nrt=False: no array is made in here, so numba's reference counts, dear in short loops, are not needed
-    return numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)  # type: ignore[no-any-return]
-
-
-@_compiled
+@compiled
 def tree_dot(a, b, work):  # type: ignore[no-untyped-def]
     """The product of two padded float32 vectors (d,), float64: products of halves are added while the length is even
     and over 16, what is left from left to right. `work` is float64 of d / 2.
@@ -48,7 +38,7 @@ def tree_dot(a, b, work):  # type: ignore[no-untyped-def]
     return total
 
 
-@_compiled
+@compiled
 def widen(halves, out, bits, status):  # type: ignore[no-untyped-def]
     """Rows of float16, given by their bits (n, columns) uint16, into `out` (n, d) float32, padded by zeros.
 
@@ -71,7 +61,7 @@ def widen(halves, out, bits, status):  # type: ignore[no-untyped-def]
             status[i] = NOT_FINITE
 
 
-@_compiled
+@compiled
 def normalise(out, status, work):  # type: ignore[no-untyped-def]
     """Divides those rows of `out` (n, d) by their norm for which it is not within NORM_TOLERANCE of 1, in place.
 
@@ -94,7 +84,7 @@ def normalise(out, status, work):  # type: ignore[no-untyped-def]
                 row[c] = np.float32(np.float64(row[c]) / norm)
 
 
-@_compiled
+@compiled
 def kth_largest(values, count, k):  # type: ignore[no-untyped-def]
     """The k-th largest (1 is the largest) of the first `count` values, float32 between -2 and 2, as scores are.
 
@@ -116,7 +106,7 @@ def kth_largest(values, count, k):  # type: ignore[no-untyped-def]
             high = middle
 
 
-@_compiled
+@compiled
 def settle(best_s, best_r, held, new_s, new_r, fill, scores):  # type: ignore[no-untyped-def]
     """Keeps the k best of the `held` rows of a query and of the `fill` new ones, all with exact scores.
 
@@ -166,12 +156,12 @@ def settle(best_s, best_r, held, new_s, new_r, fill, scores):  # type: ignore[no
     return k, kth_largest(scores, k, k)
 
 
-@_compiled
+@compiled
 def _margin(score, error, rounding):  # type: ignore[no-untyped-def]
     return np.float32(np.float64(error) + np.float64(rounding) * abs(np.float64(score)))
 
 
-@_compiled
+@compiled
 def bound(floor, error, rounding):  # type: ignore[no-untyped-def]
     """What an approximate score must reach so that the exact one may exceed `floor`."""
     if floor == -np.inf:
@@ -179,7 +169,7 @@ def bound(floor, error, rounding):  # type: ignore[no-untyped-def]
     return np.float32(floor - _margin(floor, error, rounding))
 
 
-@_compiled
+@compiled
 def _make_room(best_s, held, lower, new_s, new_r, fill, scores, error, rounding):  # type: ignore[no-untyped-def]
     """Drops what cannot be among the k best, by approximate scores alone. Returns fill and lower bound."""
     k = len(best_s)
@@ -201,7 +191,7 @@ def _make_room(best_s, held, lower, new_s, new_r, fill, scores, error, rounding)
     return kept, lower
 
 
-@_compiled
+@compiled
 def collect(  # type: ignore[no-untyped-def]
     tile, start, first, usable, queries, vectors, error, rounding,
     best_s, best_r, held, lower, new_s, new_r, fill, scores, work,
@@ -246,7 +236,7 @@ def collect(  # type: ignore[no-untyped-def]
         lower[q] = least
 
 
-@_compiled
+@compiled
 def close(  # type: ignore[no-untyped-def]
     first, queries, vectors, error, rounding, best_s, best_r, held, floor, new_s, new_r, fill, lower, scores, at, work
 ):
@@ -270,7 +260,7 @@ def close(  # type: ignore[no-untyped-def]
         fill[q] = 0
 
 
-@_compiled
+@compiled
 def greedy(vectors, similar, first, kept, count, limit, threshold, doubt, work):  # type: ignore[no-untyped-def]
     """Goes on with removing near-duplicates, through one batch of a place's candidates, best first.
 

@@ -6,6 +6,7 @@ switch its own string functions use), which would cost ten times what they do, f
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -31,19 +32,19 @@ def inlined(function: _Function) -> _Function:
 
 def _kept(function: _Function, options: dict[str, Any]) -> _Function:
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _folder()
+    numba.config.CACHE_DIR = _folder(Path(function.__code__.co_filename).parent)
     try:
         return numba.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, **options)(function)  # type: ignore[no-any-return]
     finally:
         numba.config.CACHE_DIR = before
 
 
-def _folder() -> str:
-    """Where machine code is kept: a folder of this very source. Numba looks at the file of a function alone, and would
-    go on using what was made of another version of the functions that it calls."""
-    here = Path(__file__).parent
-    source = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+@functools.cache
+def _folder(package: Path) -> str:
+    """Where machine code is kept: a folder of the package's very source. Numba looks at the file of a function alone,
+    and would go on using what was made of another version of the functions that it calls."""
+    source = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
     name = f"numba-{hashlib.sha256(source).hexdigest()[:12]}"
-    if os.access(here, os.W_OK):
-        return str(here / "__pycache__" / name)
+    if os.access(package, os.W_OK):
+        return str(package / "__pycache__" / name)
     return str(Path(tempfile.gettempdir()) / f"geo-subset-{os.getuid()}-{name}")
