@@ -39,11 +39,12 @@ class Headers:
     """The fields of a head, by their names in any case; a name may come several times."""
 
     def __init__(self, fields: list[tuple[str, str]]) -> None:
-        self._fields = fields  # names in lower case
+        self._values: dict[str, list[str]] = {}  # by names in lower case
+        for name, value in fields:
+            self._values.setdefault(name, []).append(value)
 
     def get_all(self, name: str, default: list[str] | None = None) -> list[str]:
-        wanted = name.lower()
-        return [value for field, value in self._fields if field == wanted] or default or []
+        return self._values.get(name.lower()) or default or []
 
     def get(self, name: str) -> str | None:
         """The first of that name."""

@@ -11,7 +11,7 @@ import collections
 import concurrent.futures
 import contextlib
 import queue
-import selectors
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -27,12 +27,12 @@ _LATE = 0.05
 
 def until_readable(sock: socket.socket, deadline: float) -> None:
     """Returns when there is something to receive, or the end. Raises TimeoutError at `deadline` (time.monotonic())."""
-    _until(sock, selectors.EVENT_READ, deadline)
+    _until(sock, select.EPOLLIN, deadline)
 
 
 def until_writable(sock: socket.socket, deadline: float) -> None:
     """Returns when something can be sent, or never will be. Raises TimeoutError at `deadline`."""
-    _until(sock, selectors.EVENT_WRITE, deadline)
+    _until(sock, select.EPOLLOUT, deadline)
 
 
 def result_of(future: concurrent.futures.Future[T], deadline: float | None = None) -> T:
@@ -63,9 +63,9 @@ def _until(sock: socket.socket, event: int, deadline: float) -> None:
     if isinstance(task, _Task):
         task.loop.until_event(task, sock, event, deadline)
         return
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, event)
-        if not selector.select(max(0.0, deadline - time.monotonic())):
+    with select.epoll() as ready:
+        ready.register(sock, event)
+        if not ready.poll(max(0.0, deadline - time.monotonic())):
             raise TimeoutError
 
 
@@ -85,7 +85,8 @@ class Loop:
 
     def __init__(self) -> None:
         self._hub = getcurrent()
-        self._selector = selectors.DefaultSelector()
+        self._ready = select.epoll()
+        self._by_socket: dict[int, _Task] = {}  # those that wait for a socket, by its file descriptor
         self._tasks: set[_Task] = set()  # those that wait, for whatever
         self._in_line: collections.deque[_Task] = collections.deque()
         self._done: queue.SimpleQueue[tuple[_Task, object]] = queue.SimpleQueue()
@@ -94,7 +95,7 @@ class Loop:
         self._rung = False
         for end in (self._bell, self._rope):
             end.setblocking(False)
-        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._ready.register(self._bell, select.EPOLLIN)
         self._looked = time.monotonic()
 
     def __enter__(self) -> Loop:
@@ -105,7 +106,7 @@ class Loop:
             while self._tasks:
                 self._tasks.pop().throw()
         finally:
-            for end in (self._selector, self._bell, self._rope):
+            for end in (self._ready, self._bell, self._rope):
                 end.close()
 
     def start(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -117,11 +118,11 @@ class Loop:
 
         Raises what a task raises; that task has ended, the others have not.
         """
-        for key, _ in self._selector.select(0 if self._in_line else min(seconds, _LATE)):
-            if key.data is None:
+        for descriptor, _ in self._ready.poll(0 if self._in_line else min(seconds, _LATE)):
+            if descriptor == self._bell.fileno():
                 self._rung = True  # its byte may come after what it tells of was seen to
-            else:
-                key.data.switch()
+            elif (task := self._by_socket.get(descriptor)) is not None:  # another task may have ended it just now
+                task.switch()
         if self._rung:
             self._answer_bell()
         now = time.monotonic()
@@ -145,11 +146,14 @@ class Loop:
     # --- called by tasks -------------------------------------------------------------------------------------------
 
     def until_event(self, task: _Task, sock: socket.socket, event: int, deadline: float) -> None:
-        self._selector.register(sock, event, task)
+        descriptor = sock.fileno()
+        self._ready.register(descriptor, event)
+        self._by_socket[descriptor] = task
         try:
             self._pause(task, sock, deadline)
         finally:
-            self._selector.unregister(sock)
+            del self._by_socket[descriptor]
+            self._ready.unregister(descriptor)
 
     def until_done(self, task: _Task, future: concurrent.futures.Future[Any], deadline: float | None) -> None:
         future.add_done_callback(lambda _: self._ring(task, future))
