@@ -57,6 +57,7 @@ def ours(folder: Path, queries: int, rows: int, columns: int, k: int, dtype: str
     from geo_subset.retrieve.embeddings import choice, passes, plan, sources, vectors
 
     passes.warm_up()
+    choice.nearest(choice.Choice("cpu", dtype, ""), queries_of(1, columns), [], 1)  # imports what it needs
     found = sources.describe_all(sources.discover([str(folder)]), columns)[: -(-rows // PART)]
     pieces = [plan.Piece(number, 0, source.rows) for number, source in enumerate(found)]
     job = passes.Job(None, None, None, k, queries, columns, block_rows=plan.block_rows(columns))  # type: ignore[arg-type]
@@ -88,28 +89,19 @@ def peak(columns: int, dtype: str) -> float:
     """Operations a CPU-second of the product alone."""
     import numpy as np
 
-    from geo_subset.retrieve.embeddings.search import TILE
+    from geo_subset.retrieve.embeddings import choice, search
 
-    one, other = (np.random.default_rng(n).standard_normal((size, columns), np.float32) for n, size in enumerate(TILE))
-    out = np.empty(TILE, np.float32)
-    if dtype == "bfloat16":
-        import torch
-
-        a, b = (torch.from_numpy(x).to(torch.bfloat16) for x in (one, other))
-
-        def multiply() -> object:
-            return a @ b.T
-    else:
-
-        def multiply() -> object:
-            return np.dot(one, other.T, out=out)
-
-    multiply()
-    times = 20
+    product = choice._bfloat16() if dtype == "bfloat16" else search.single()
+    one, other = (
+        product.operand(np.random.default_rng(n).standard_normal((size, columns), np.float32))
+        for n, size in enumerate(product.tile)
+    )
+    product.multiply(one, other)
+    times = 40
     started = time.process_time()
     for _ in range(times):
-        multiply()
-    return times * 2 * TILE[0] * TILE[1] * columns / (time.process_time() - started)
+        product.multiply(one, other)
+    return times * 2 * product.tile[0] * product.tile[1] * columns / (time.process_time() - started)
 
 
 def memory(folder: Path) -> float:

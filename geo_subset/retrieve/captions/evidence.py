@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from geo_subset.compiled import inlined
+from geo_subset.intrinsics import prefetch, trailing_zeros
 from geo_subset.retrieve.captions import lexicon
 from geo_subset.retrieve.captions.features import (
     ADJACENT_ELSEWHERE,
@@ -62,7 +63,6 @@ from geo_subset.retrieve.captions.features import (
     UNKNOWN_CLAIM,
     WIDTH,
 )  # fmt: skip
-from geo_subset.retrieve.captions.intrinsics import prefetch, trailing_zeros
 from geo_subset.retrieve.captions.mentions import follows, precedes, weigh_form, weigh_words
 from geo_subset.retrieve.captions.names import (
     CEILING,

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from geo_subset.compiled import compiled, inlined
+from geo_subset.intrinsics import prefetch
 from geo_subset.retrieve.captions import folding
-from geo_subset.retrieve.captions.intrinsics import prefetch
 from geo_subset.retrieve.captions.words import split
 
 _NODE = np.uint64(0x9E3779B97F4A7C15)

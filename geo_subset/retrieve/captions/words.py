@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from geo_subset.compiled import compiled, inlined
+from geo_subset.intrinsics import eight_bytes, leading_zeros
 from geo_subset.retrieve.captions.folding import (
     ALONE,
     DROPPED,
@@ -20,7 +21,6 @@ from geo_subset.retrieve.captions.folding import (
     SEPARATOR,
     UPPER,
 )  # fmt: skip
-from geo_subset.retrieve.captions.intrinsics import eight_bytes, leading_zeros
 
 #: Flags of a word: its first letter is upper case; it has lower case; it has more than one character and no lower case.
 CAPITAL, HAS_LOWER, ALL_CAPITALS = 1, 2, 4

@@ -65,14 +65,22 @@ def nearest(choice: Choice, queries: Floats, blocks: Iterable[Block], k: int) ->
     """`search.nearest` by the means chosen."""
     if choice.device == "cuda":
         return device.nearest(queries, blocks, k, "cuda", choice.dtype)
-    return search.nearest(queries, blocks, k, _bfloat16() if choice.dtype == "bfloat16" else search.SINGLE)
+    return search.nearest(queries, blocks, k, _bfloat16() if choice.dtype == "bfloat16" else search.single())
 
 
 def _bfloat16() -> Product:
+    """Tiles stay in a processor's own cache (2 MB) and are looked through as they are, which takes a quarter of what
+    making them float32 would."""
     import torch
 
-    def multiply(queries: Any, rows: Any, out: Floats) -> None:
-        torch.from_numpy(out).copy_(queries @ rows.T)
+    tile = search.TILE[0], 512
+    room = torch.empty(tile[0] * tile[1], dtype=torch.bfloat16)
+    bits = room.view(torch.int16).numpy()
+
+    def multiply(queries: Any, rows: Any) -> Any:
+        size = len(queries) * len(rows)
+        torch.mm(queries, rows.T, out=room[:size].view(len(queries), len(rows)))
+        return bits[:size].reshape(len(queries), len(rows))
 
     def residual(vectors: Floats, operand: Any) -> float:
         return max(
@@ -84,5 +92,6 @@ def _bfloat16() -> Product:
         )
 
     return Product(
-        "torch bfloat16", lambda vectors: torch.from_numpy(vectors).to(torch.bfloat16), multiply, residual, 2.0**-8
-    )
+        "torch bfloat16", tile, lambda vectors: torch.from_numpy(vectors).to(torch.bfloat16), multiply, residual,
+        2.0**-8,
+    )  # fmt: skip

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+# ruff: noqa: ARG001
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from geo_subset.compiled import compiled
+from geo_subset.intrinsics import trailing_zeros
 
 #: Columns of a padded vector are a multiple of this, so that halves stay even for long.
 PAD = 16
@@ -14,7 +21,7 @@ NORM_TOLERANCE = 1e-3
 GOOD, NORMALISED, ZERO, NOT_FINITE = range(4)
 
 _ROWS = 512  # of a tile that is scored exactly: they stay in cache
-_CHUNK = 64  # scores looked at together: one comparison of a vector register after another, without a branch
+_CHUNK = 64  # scores looked at together: a few comparisons of vector registers, without a branch
 
 
 @compiled
@@ -162,11 +169,64 @@ def _margin(score, error, rounding):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def bound(floor, error, rounding):  # type: ignore[no-untyped-def]
+def reach(floor, error, rounding):  # type: ignore[no-untyped-def]
     """What an approximate score must reach so that the exact one may exceed `floor`."""
     if floor == -np.inf:
         return floor
     return np.float32(floor - _margin(floor, error, rounding))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _score(typing: Any, number: Any) -> tuple[Any, Any]:
+    """A score of a tile as float32: bfloat16 comes as its bits, an int16, and is the upper half of a float32."""
+    halves = isinstance(number, types.Integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not halves:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.IntType(32)(16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(number), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _comparable(typing: Any, bound: Any, like: Any) -> tuple[Any, Any]:
+    """`bound`, float32, as a tile's numbers are, such as `like`: only those from it on may be scores of at least that.
+
+    Seen as signed integers, the bits of floats of which one is positive are in the order of the floats, so that no
+    score has to be made a float32 before it is known to count. Where `bound` is not positive, all numbers may.
+    """
+    halves = isinstance(like, types.Integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not halves:
+            return arguments[0]
+        word, short = ir.IntType(32), ir.IntType(16)
+        bits = builder.bitcast(arguments[0], word)
+        upper = builder.trunc(builder.lshr(builder.add(bits, word(0xFFFF)), word(16)), short)
+        positive = builder.fcmp_ordered(">", arguments[0], ir.Constant(ir.FloatType(), 0.0))
+        return builder.select(positive, upper, short(-0x8000))
+
+    return like(types.float32, like), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _reaching(typing: Any, line: Any, at: Any, bound: Any) -> tuple[Any, Any]:
+    """Which of the 64 numbers line[at:at + 64] are at least `bound`, as bits of a uint64. Nothing is checked."""
+    halves = isinstance(line.dtype, types.Integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        chunk = ir.VectorType(data.type.pointee, _CHUNK)
+        numbers = builder.load(builder.bitcast(builder.gep(data, [arguments[1]]), chunk.as_pointer()), align=2)
+        one = builder.insert_element(ir.Constant(chunk, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        same = ir.Constant(ir.VectorType(ir.IntType(32), _CHUNK), [0] * _CHUNK)
+        bounds = builder.shuffle_vector(one, ir.Constant(chunk, ir.Undefined), same)
+        compare = builder.icmp_signed if halves else builder.fcmp_ordered
+        return builder.bitcast(compare(">=", numbers, bounds), ir.IntType(64))
+
+    return types.uint64(line, types.int64, line.dtype), generate
 
 
 @compiled
@@ -196,7 +256,8 @@ def collect(  # type: ignore[no-untyped-def]
     tile, start, first, usable, queries, vectors, error, rounding,
     best_s, best_r, held, lower, new_s, new_r, fill, scores, work,
 ):  # fmt: skip
-    """Takes what may be among the best out of a tile of approximate scores (queries, rows), float32.
+    """Takes what may be among the best out of a tile of approximate scores (queries, rows), float32 or the bits of
+    bfloat16 as int16.
 
     The tile's first row is row `start` of the block `vectors` (n, d), whose own first row has the number `first`.
     `usable` (n,) says which rows count. Approximate scores are within `error` + `rounding` x |score| of exact ones.
@@ -207,31 +268,37 @@ def collect(  # type: ignore[no-untyped-def]
     for q in range(tile.shape[0]):
         line = tile[q]
         least = lower[q]
+        bound = _comparable(least, line[0])
         count = fill[q]
         for j in range(0, len(line), _CHUNK):
-            part = line[j : j + _CHUNK]
-            hit = False
-            for i in range(len(part)):
-                hit |= part[i] >= least
-            if not hit:
-                continue
-            for i in range(len(part)):
-                if part[i] >= least and usable[start + j + i]:
-                    if count == capacity:
-                        count, least = _make_room(
-                            best_s[q], held[q], least, new_s[q], new_r[q], count, scores, error, rounding
-                        )
-                        if count > capacity - capacity // 4:  # too many are as good as one another
-                            for n in range(count):
-                                vector = vectors[new_r[q, n] - first]
-                                new_s[q, n] = np.float32(tree_dot(queries[q], vector, work))
-                            held[q], floor = settle(best_s[q], best_r[q], held[q], new_s[q], new_r[q], count, scores)
-                            count, least = 0, max(least, bound(floor, error, rounding))
-                        if part[i] < least:
-                            continue
-                    new_s[q, count] = part[i]
-                    new_r[q, count] = first + start + j + i
-                    count += 1
+            if j + _CHUNK <= len(line):
+                found = _reaching(line, j, bound)
+            else:
+                found = np.uint64(0)
+                for i in range(len(line) - j):
+                    found |= np.uint64(line[j + i] >= bound) << np.uint64(i)
+            while found:
+                i = j + np.int64(trailing_zeros(found))
+                found &= found - np.uint64(1)
+                score = _score(line[i])
+                if score < least or not usable[start + i]:
+                    continue
+                if count == capacity:
+                    count, least = _make_room(
+                        best_s[q], held[q], least, new_s[q], new_r[q], count, scores, error, rounding
+                    )
+                    if count > capacity - capacity // 4:  # too many are as good as one another
+                        for n in range(count):
+                            vector = vectors[new_r[q, n] - first]
+                            new_s[q, n] = np.float32(tree_dot(queries[q], vector, work))
+                        held[q], floor = settle(best_s[q], best_r[q], held[q], new_s[q], new_r[q], count, scores)
+                        count, least = 0, max(least, reach(floor, error, rounding))
+                    bound = _comparable(least, line[i])
+                    if score < least:
+                        continue
+                new_s[q, count] = score
+                new_r[q, count] = first + start + i
+                count += 1
         fill[q] = count
         lower[q] = least
 

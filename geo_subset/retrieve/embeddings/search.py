@@ -31,8 +31,7 @@ import numpy.typing as npt
 from geo_subset.retrieve.embeddings import kernels
 from geo_subset.retrieve.embeddings.vectors import Floats
 
-#: Queries and rows of a tile: 16 MB of float32 scores. Smaller ones are multiplied more slowly, as a product copies its
-#: operands first: by OpenBLAS, of 512 numbers, 1024 x 1024 at four fifths of the speed.
+#: Queries and rows that are multiplied at a time at most.
 TILE = (2048, 2048)
 #: The largest norm that a prepared vector can have.
 _NORM = 1 + kernels.NORM_TOLERANCE
@@ -62,22 +61,32 @@ class Product:
     """How approximate scores are made."""
 
     name: str
+    tile: tuple[int, int]
+    """Queries and rows that are multiplied at a time; no more than TILE."""
     operand: Callable[[Floats], Any]
     """From vectors (n, d) float32 to what is multiplied; slices of it are slices of rows."""
-    multiply: Callable[[Any, Any, Floats], None]
-    """Operands of queries (m, d) and rows (n, d) into scores (m, n)."""
+    multiply: Callable[[Any, Any], npt.NDArray[Any]]
+    """Of operands of queries (m, d) and rows (n, d) the scores (m, n), which hold until the next call: float32, or the
+    bits of bfloat16 as int16."""
     residual: Callable[[Floats, Any], float]
     """The largest norm of a row's difference from its operand."""
     rounding: float = 0.0
     """Relative rounding of the scores themselves."""
 
 
-def _single(queries: Any, rows: Any, out: Floats) -> None:
-    np.dot(queries, rows.T, out=out)
+def single() -> Product:
+    """numpy's own product, in float32.
 
+    Smaller tiles are multiplied more slowly, as a product copies its operands first: by OpenBLAS, of 512 numbers,
+    1024 x 1024 at four fifths of the speed.
+    """
+    room = np.empty(TILE[0] * TILE[1], np.float32)
 
-#: numpy's own product, in float32.
-SINGLE = Product("numpy float32", lambda vectors: vectors, _single, lambda _vectors, _operand: 0.0)
+    def multiply(queries: Any, rows: Any) -> Floats:
+        out = room[: len(queries) * len(rows)].reshape(len(queries), len(rows))
+        return np.dot(queries, rows.T, out=out)
+
+    return Product("numpy float32", TILE, lambda vectors: vectors, multiply, lambda _vectors, _operand: 0.0)
 
 
 def error(width: int, query_residual: float, row_residual: float) -> float:
@@ -93,25 +102,28 @@ def norm(vectors: Floats) -> float:
 
 
 def _capacity(k: int) -> int:
-    """How many rows that may be among the k best are held of a query, until they are sifted."""
-    return max(2 * k, 1024)
+    """How many rows that may be among the k best are held of a query, until they are sifted. With bfloat16, not twice
+    k of them are left: approximate scores leave the others in doubt."""
+    return max(4 * k, 1024)
 
 
-def work_bytes(k: int) -> int:
+def work_bytes(k: int, queries: int) -> int:
     """What a search holds besides queries, results and vectors: a tile, and what it found for the queries of a tile."""
-    return 4 * TILE[0] * TILE[1] + 12 * TILE[0] * _capacity(k)
+    return min(queries, TILE[0]) * (4 * TILE[1] + 12 * _capacity(k))
 
 
-def nearest(queries: Floats, blocks: Iterable[Block], k: int, product: Product = SINGLE) -> Nearest:
-    """The k best rows of each query (m, d), out of blocks that come in ascending order of their row numbers."""
+def nearest(queries: Floats, blocks: Iterable[Block], k: int, product: Product | None = None) -> Nearest:
+    """The k best rows of each query (m, d), out of blocks that come in ascending order of their row numbers; by
+    `single` if there is no other product."""
+    product = product or single()
     count, width = queries.shape
     state = Nearest(np.empty((count, k), np.float32), np.empty((count, k), np.int64), np.zeros(count, np.int64))
     floor = np.full(count, -np.inf, np.float32)
     capacity = _capacity(k)
-    group = min(TILE[0], max(1, count))
+    group = min(product.tile[0], max(1, count))
     new_s, new_r = np.empty((group, capacity), np.float32), np.empty((group, capacity), np.int64)
     scores = np.empty(k + capacity, np.float32)
-    at, work, tile = np.empty(group, np.int64), np.empty(width // 2), np.empty(group * TILE[1], np.float32)
+    at, work = np.empty(group, np.int64), np.empty(width // 2)
     operand = product.operand(queries)
     residual = product.residual(queries, operand)
     for block in blocks:
@@ -119,16 +131,13 @@ def nearest(queries: Floats, blocks: Iterable[Block], k: int, product: Product =
         e = error(width, residual, product.residual(block.vectors, vectors))
         for start in range(0, count, group):
             part = slice(start, min(count, start + group))
-            size = part.stop - part.start
-            fill = np.zeros(size, np.int64)
+            fill = np.zeros(part.stop - part.start, np.int64)
             best = state.scores[part], state.rows[part], state.held[part]
-            lower = np.array([kernels.bound(value, e, product.rounding) for value in floor[part]], np.float32)
-            for row in range(0, len(block.vectors), TILE[1]):
-                stop = min(len(block.vectors), row + TILE[1])
-                out = tile[: size * (stop - row)].reshape(size, stop - row)
-                product.multiply(operand[part], vectors[row:stop], out)
+            lower = np.array([kernels.reach(value, e, product.rounding) for value in floor[part]], np.float32)
+            for row in range(0, len(block.vectors), product.tile[1]):
+                tile = product.multiply(operand[part], vectors[row : row + product.tile[1]])
                 kernels.collect(
-                    out, row, block.first, block.usable, queries[part], block.vectors, e, product.rounding,
+                    tile, row, block.first, block.usable, queries[part], block.vectors, e, product.rounding,
                     *best, lower, new_s, new_r, fill, scores, work,
                 )  # fmt: skip
             kernels.close(

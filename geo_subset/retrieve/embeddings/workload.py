@@ -48,7 +48,7 @@ def of(embeddings: EmbeddingsSettings, num_images: int, places: int) -> Workload
     groups = len(units) // max(1, ranges)
     group = -(-places // max(1, groups))
     block = plan.block_rows(columns) * columns * (4 + 2 * 4)  # as float32, as it was read, and what is read ahead
-    searched = block + group * plan.place_bytes(k, columns) + search.work_bytes(k)
+    searched = block + group * plan.place_bytes(k, columns) + search.work_bytes(k, group)
     carried = (2 if half else 4) if embeddings.deduplicate or corrects else 0
     looked_up = plan.look_up_bytes(
         min(plan.unit_rows(rows), rows, places * k), places, columns, hubs.NEIGHBOURS if corrects else 0, carried
@@ -63,7 +63,7 @@ def of(embeddings: EmbeddingsSettings, num_images: int, places: int) -> Workload
         groups=groups,
         units=len(units),
         range_rows=plan.unit_rows(rows),
-        memory=max(searched, looked_up + (search.work_bytes(hubs.NEIGHBOURS) if corrects else 0)),
+        memory=max(searched, looked_up + (search.work_bytes(hubs.NEIGHBOURS, places * k) if corrects else 0)),
         scratch=places
         * sum(min(k, sum(p.stop - p.start for p in unit)) for unit in plan.ranges([rows]))
         * plan.CANDIDATE_BYTES,

@@ -76,6 +76,29 @@ def test_neither_blocks_nor_groups_of_queries_change_a_bit(rows, queries, k, siz
     assert ((whole.rows == -1) == (np.arange(k) >= whole.held[:, None])).all()
 
 
+def halved(queries, rows):
+    """Scores as the bits of bfloat16, rounded to nearest even, as torch makes them."""
+    bits = (queries @ rows.T).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).view(np.int16)
+
+
+@hypothesis_settings(max_examples=60)
+@given(
+    st.integers(1, 700), st.integers(1, 9), st.integers(1, 30), st.integers(1, 300), st.integers(0, 2**32 - 1),
+    st.sampled_from(["random", "clustered", "opposite"]),
+)  # fmt: skip
+def test_scores_as_bfloat16_change_no_bit(rows, queries, k, tile, seed, kind):
+    """Without torch: also scores that are all negative, where nothing can be told from their bits."""
+    rng = np.random.default_rng(seed)
+    held = clustered(rng, rows, 32, 3) if kind == "clustered" else unit(rng.standard_normal((rows, 32)))
+    asked = queries_of(rng, queries, 32)
+    if kind == "opposite":
+        held, asked = -np.abs(held), np.abs(asked)
+    product = search.Product("bits", (4, tile), lambda vectors: vectors, halved, lambda _vectors, _operand: 0.0, 2**-8)
+    whole = search.nearest(asked, blocks(held, rows), k)
+    assert same(search.nearest(asked, blocks(held, 1 + rows // 2), k, product), whole)
+
+
 def test_the_best_of_parts_hold_the_best_of_the_whole():
     rng = np.random.default_rng(0)
     rows, asked = clustered(rng, 900, 64), queries_of(rng, 9, 64)
