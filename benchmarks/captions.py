@@ -125,8 +125,8 @@ def ours(path: Path, compiled: names.Names, count: int) -> tuple[int, Counter[st
     reader = matcher.Matcher(compiled, 0.5)
     kept = best.Best(count, 1000)
     (file,) = files.discover([str(path)])
-    for batch, columns in files.read(file, None, None, counters):
-        kept.add(reader.match(batch, columns, counters), counters)
+    for table in reader.matches(files.read(file, None, None, counters), counters):
+        kept.add(table, counters)
     return kept.table(counters).num_rows, counters
 
 

@@ -41,9 +41,10 @@ def _kept(function: _Function, options: dict[str, Any]) -> _Function:
 
 @functools.cache
 def _folder(package: Path) -> str:
-    """Where machine code is kept: a folder of the package's very source. Numba looks at the file of a function alone,
-    and would go on using what was made of another version of the functions that it calls."""
-    source = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
+    """Where machine code is kept: a folder of the very source of the package, and of what all packages use. Numba looks
+    at the file of a function alone, and would go on using what was made of another version of those that it calls."""
+    shared = (Path(__file__), Path(__file__).with_name("intrinsics.py"))
+    source = b"".join(path.read_bytes() for path in (*sorted(package.glob("*.py")), *shared))
     name = f"numba-{hashlib.sha256(source).hexdigest()[:12]}"
     if os.access(package, os.W_OK):
         return str(package / "__pycache__" / name)

@@ -56,8 +56,8 @@ def mentions(least: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         matcher, counters = Matcher(compiled, confidence), Counter[str]()
         (file,) = files.discover([str(DATA)])
         matches = []
-        for batch, columns in files.read(file, None, None, counters):
-            for match in matcher.match(batch, columns, counters).to_pylist():
+        for table in matcher.matches(files.read(file, None, None, counters), counters):
+            for match in table.to_pylist():
                 row = rows[match["place"]]
                 place = f"{row['name']}, {row['admin1']} ({row['kind']})"
                 matches.append({**match, "place_id": row["place_id"], "place": place})

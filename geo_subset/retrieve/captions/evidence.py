@@ -63,7 +63,14 @@ from geo_subset.retrieve.captions.features import (
     UNKNOWN_CLAIM,
     WIDTH,
 )  # fmt: skip
-from geo_subset.retrieve.captions.mentions import follows, precedes, weigh_form, weigh_words
+from geo_subset.retrieve.captions.mentions import (
+    follows,
+    precedes,
+    weigh_form,
+    weigh_next,
+    weigh_previous,
+    weigh_words,
+)
 from geo_subset.retrieve.captions.names import (
     CEILING,
     CITY,
@@ -81,12 +88,21 @@ from geo_subset.retrieve.captions.names import (
     STATE,
     TRAITS,
 )  # fmt: skip
-from geo_subset.retrieve.captions.regions import back, claim_regions, classify, find_regions, first_in, means
+from geo_subset.retrieve.captions.plain import split_plain
+from geo_subset.retrieve.captions.regions import (
+    back,
+    claim_regions,
+    classify,
+    find_regions,
+    first_in,
+    may_lie_in,
+    means,
+)
 from geo_subset.retrieve.captions.trie import find
 from geo_subset.retrieve.captions.words import CAPITAL, HAS_LOWER, split
 
 _GOODS = lexicon.GOODS
-_SHARED_WIDTH = len(SHARED)
+_SHARED_WIDTH, _SHARED_BYTES = len(SHARED), -(-len(SHARED) // 8)
 #: What becomes of a mention: it has candidates; it is part of a region's name; it is not worth a look at its places.
 OPEN, INSIDE, HOPELESS = 0, 1, 2
 
@@ -214,10 +230,14 @@ def _candidate(t, s, m, others, place, regions, c, weight, collect):  # type: ig
 
 
 @inlined
-def _at_most(t, s, m, others, weights, alone):  # type: ignore[no-untyped-def]
-    """No less than the log of the sum of exp(score) of the places of a mention that no region is named beside."""
-    fixed = t.about[s.found[m, 2], CEILING] * np.float32(0.001) + weights[CITY, OTHER_NAMES] * others
-    return fixed + _sum(s.shared[m], alone)
+def _at_most(t, name, x, others, weights, alone):  # type: ignore[no-untyped-def]
+    """No less than the log of the sum of exp(score) of a name's places, if none lies in a region named, and the
+    features `x` hold whichever is meant."""
+    total = t.about[name, CEILING] * np.float32(0.001) + weights[CITY, OTHER_NAMES] * others
+    for i in range(_SHARED_BYTES):
+        total += alone[i, x & np.uint64(255)]
+        x >>= np.uint64(8)
+    return total
 
 
 @inlined
@@ -258,6 +278,24 @@ def dense(s, c, row):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _within_region(s, m, regions):  # type: ignore[no-untyped-def]
+    """Whether a mention is part of a longer name of a region: 'York' in 'New York'."""
+    within = False
+    for i in range(regions):
+        longer = s.named[i, 1] - s.named[i, 0] > s.found[m, 1] - s.found[m, 0]
+        within |= longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]
+    return within
+
+
+@inlined
+def _any_within_region(s, mentions, regions):  # type: ignore[no-untyped-def]
+    for m in range(mentions):  # noqa: SIM110 - numba compiles no generator within any()
+        if _within_region(s, m, regions):
+            return True
+    return False
+
+
+@inlined
 def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: ignore[no-untyped-def]
     """Reads one caption, data[start:stop]. Returns (mentions, candidates, whether anything was cut off).
 
@@ -265,8 +303,11 @@ def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: i
     `floors` are left out; a mention inside the longer name of a region ('York' in 'New York') has none, and its fate is
     INSIDE. With `collect`, the features are kept as well, for `dense`.
     """
-    words = split(data, start, min(stop, start + MOST_BYTES), t.entry, t.more, t.separator,
-                  s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
+    end = min(stop, start + MOST_BYTES)
+    words = split_plain(data, start, end, t.separator, s)
+    if words < 0:
+        words = split(data, start, end, t.entry, t.more, t.separator,
+                      s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
     mentions = find(t.firsts, t.slots, t.starts, t.steps, s.hashes, s.bases, words, s.found)
     cut = stop - start > MOST_BYTES or mentions > MOST_MENTIONS
     mentions = min(mentions, MOST_MENTIONS)
@@ -281,45 +322,66 @@ def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: i
         has_lower |= s.flags[i] & HAS_LOWER != 0
     regions = find_regions(t, s, words, mentions, has_lower)
     others = np.float32(min(mentions - 1, 8) / 4.0)
-    any_open = False
+    # No place has a higher score than all of a name's have together, and no caption a higher confidence for a place
+    # than if all of its mentions meant it. So most captions are told from the names alone to have nothing to accept,
+    # if no name is a county's or a state's, nor has a place in a region that is named.
+    hopeful = False
+    enough = floors.caption - np.float32(np.log(np.float32(mentions)))
     for m in range(mentions):
         x = weigh_form(t, s, m, words, capitals)
         s.shared[m], s.fate[m], s.base_level[m] = x, OPEN, -1
-        if regions == 0 and not t.about[s.found[m, 2], TRAITS] & COARSE:
-            enough = floors.unread
+        name = s.found[m, 2]
+        if t.about[name, TRAITS] & COARSE or (regions and may_lie_in(t, s, name, regions)):
+            hopeful = True
+            continue
+        most = _at_most(t, name, x, others, weights, alone) + floors.anywhere
+        if regions == 0 and most + floors.next + floors.previous >= enough:
+            classify(t, s, max(0, s.found[m, 0] - 2), min(words, s.found[m, 1] + 1))
+            x |= weigh_next(s, m, words, capitals) | weigh_previous(s, m, words, capitals)
+            most = _at_most(t, name, x, others, weights, alone) + floors.anywhere
+        else:
             if follows(s, x, s.found[m, 1]):
-                enough -= floors.next
+                most += floors.next
             if precedes(x):
-                enough -= floors.previous
-            if _at_most(t, s, m, others, weights, alone) < enough:
-                s.fate[m] = HOPELESS
-        if s.fate[m] == OPEN:
-            any_open = True
-            prefetch(t.facts, np.uint64(t.about[s.found[m, 2], PLACE]))
-    if not any_open:
+                most += floors.previous
+        hopeful |= most >= enough
+        if regions == 0 and most < floors.alone:
+            s.fate[m] = HOPELESS
+    if not hopeful and not _any_within_region(s, mentions, regions):
         return mentions, 0, cut
-    classify(t, s, words)
+    classify(t, s, 0, words)
     if regions:
         regions = claim_regions(t, s, words, mentions, regions)
+    for m in range(mentions):
+        if _within_region(s, m, regions):
+            s.fate[m] = INSIDE
+    if not hopeful:
+        return mentions, 0, cut
+    for m in range(mentions):
+        if s.fate[m] == OPEN:
+            prefetch(t.facts, np.uint64(t.about[s.found[m, 2], PLACE]))
     goods = False
     for i in range(words):
         goods |= s.classes[i] & _GOODS != 0
-    number, least = 0, floors.least
+    hopeful = regions > 0
     for m in range(mentions):
-        for i in range(regions):
-            longer = s.named[i, 1] - s.named[i, 0] > s.found[m, 1] - s.found[m, 0]
-            if longer and s.named[i, 0] <= s.found[m, 0] and s.named[i, 1] >= s.found[m, 1]:
-                s.fate[m] = INSIDE
         if s.fate[m] != OPEN:
             continue
         s.shared[m] |= weigh_words(t, s, m, mentions, words, capitals, goods, regions)
-        name = s.found[m, 2]
-        if (
-            regions == 0
-            and not t.about[name, TRAITS] & COARSE
-            and _at_most(t, s, m, others, weights, alone) < floors.alone
-        ):
+        if t.about[s.found[m, 2], TRAITS] & COARSE:
+            hopeful = True
+        elif regions == 0:
+            most = _at_most(t, s.found[m, 2], s.shared[m], others, weights, alone)
+            hopeful |= most >= enough
+            if most < floors.alone:
+                s.fate[m] = HOPELESS
+    if not hopeful:
+        return mentions, 0, cut
+    number, least = 0, floors.least
+    for m in range(mentions):
+        if s.fate[m] != OPEN:
             continue
+        name = s.found[m, 2]
         first = t.about[name, FIRST]
         last = first + t.about[name, NUMBER]
         if last == first + 1:  # as nearly all are: the place is known without another look

@@ -94,6 +94,11 @@ class Scratch(NamedTuple):
     ends: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint8]
     before: npt.NDArray[np.uint8]
+    folded: npt.NDArray[np.uint8]
+    upper: npt.NDArray[np.uint64]
+    lower: npt.NDArray[np.uint64]
+    edges: npt.NDArray[np.int32]
+    """Of `plain`: a caption in lower case, its letters of either case as bits, and where words begin and end."""
     classes: npt.NDArray[np.int32]
     found: npt.NDArray[np.int32]
     named: npt.NDArray[np.int32]
@@ -132,6 +137,8 @@ def scratch() -> Scratch:
     return Scratch(
         hashes=np.empty(words, np.uint64), bases=np.empty(words, np.uint64), begins=np.empty(words, np.int32),
         ends=np.empty(words, np.int32), flags=np.empty(words, np.uint8), before=np.empty(words, np.uint8),
+        folded=np.zeros(words + 128, np.uint8), upper=np.empty(words // 64 + 1, np.uint64),
+        lower=np.empty(words // 64 + 1, np.uint64), edges=np.empty(words, np.int32),
         classes=np.empty(words, np.int32), found=np.empty((words, 3), np.int32), named=np.empty((words, 3), np.int32),
         claims=np.empty(words, np.int32), mention=np.empty(most, np.int32), place=np.empty(most, np.int32),
         level=np.empty(most, np.int8), relation=np.empty(most, np.int8), score=np.empty(most, np.float32),

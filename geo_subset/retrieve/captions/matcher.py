@@ -6,6 +6,8 @@ Knows nothing of Ray, of files to write or of progress.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,10 +36,30 @@ FOUND = pa.schema(
     ]
 )
 _ROOM = 1 << 16
+#: Rows of a table of matches at least, but for the last: making one takes as long as reading a thousand captions.
+_TABLE_ROWS = 1 << 12
 _SEED = np.uint64(0xCBF29CE484222325)
 _PRIME = np.uint64(0x100000001B3)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _HALF = np.uint64(32)
+
+
+def warm_up(names: Names, min_confidence: float) -> None:
+    """Has machine code made of all functions, so that a node's workers need not make it at the same time."""
+    nothing = pa.RecordBatch.from_pydict({"url": [b""], "caption": [b""]})
+    for _ in Matcher(names, min_confidence).matches([(nothing, Columns("url", "caption"))], Counter()):
+        pass
+    _hashes(_text(nothing.column("url")))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Rows of a batch in which places were found, each as often as there are; `places` int32 and `sure` float32."""
+
+    rows: pa.RecordBatch
+    columns: Columns
+    places: npt.NDArray[np.int32]
+    sure: npt.NDArray[np.float32]
 
 
 class Matcher:
@@ -56,40 +78,27 @@ class Matcher:
         self._places = np.empty(_ROOM, np.int32)
         self._sure = np.empty(_ROOM, np.float32)
 
-    def match(self, batch: pa.RecordBatch, columns: Columns, counters: Counter[str]) -> pa.Table:
-        """The accepted mentions of a batch, by row (FOUND). Adds to the counters.
+    def matches(self, rows: Iterable[tuple[pa.RecordBatch, Columns]], counters: Counter[str]) -> Iterator[pa.Table]:
+        """The accepted mentions of a file's batches, by row, in tables (FOUND) of some thousands. Adds to the counters.
 
         Counters: captions_null; decide.TALLIES; matches (rows returned), matches_null_url (not returned).
         """
+        held: list[_Found] = []
+        for batch, columns in rows:
+            found = self._found(batch, columns, counters)
+            if found.places.size:
+                held.append(found)
+            if sum(part.places.size for part in held) >= _TABLE_ROWS:
+                yield _table(held, counters)
+                held = []
+        if held:
+            yield _table(held, counters)
+
+    def _found(self, batch: pa.RecordBatch, columns: Columns, counters: Counter[str]) -> _Found:
         captions = _text(batch.column(columns.caption))
         counters["captions_null"] += captions.null_count
         rows, places, sure = self._read(captions, counters)
-        found = batch.select(columns.names).take(pa.array(rows))
-        urls = _text(found.column(columns.url))
-        valid = pc.and_kleene(pc.is_valid(urls), pc.greater(pc.binary_length(urls), 0))
-        valid = pc.fill_null(valid, False)
-        counters["matches_null_url"] += len(rows) - int(pc.sum(valid).as_py() or 0)
-        texts = _text(found.column(columns.caption))
-        source = dict(columns.source)
-        table = pa.table(
-            {
-                "place": pa.array(places),
-                "similarity": pa.array(sure),
-                "order": pa.array(_hashes(pc.fill_null(urls, b""))),
-                "tie": pa.array(_hashes(texts)),
-                "url": _valid_text(urls),
-                "caption": _valid_text(texts),
-                **{
-                    field.name: _converted(found.column(source[field.name]), field.type)
-                    if field.name in source
-                    else pa.nulls(len(rows), field.type)
-                    for field in SOURCE_FIELDS
-                },
-            },
-            schema=FOUND,
-        ).filter(valid)
-        counters["matches"] += table.num_rows
-        return table
+        return _Found(batch.select(columns.names).take(pa.array(rows)), columns, places, sure)
 
     def _read(self, captions: pa.Array, counters: Counter[str]) -> tuple[npt.NDArray[Any], ...]:
         data, ends = buffers(pc.fill_null(captions, b"") if captions.null_count else captions)
@@ -106,6 +115,40 @@ class Matcher:
         if not parts:
             return self._rows[:0], self._places[:0], self._sure[:0]
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _table(held: Sequence[_Found], counters: Counter[str]) -> pa.Table:
+    """What was found, in the columns of FOUND, but for rows without a URL."""
+    columns = held[0].columns
+    found = pa.Table.from_batches([part.rows for part in held]).combine_chunks()
+    urls, texts = (_text(_whole(found.column(name))) for name in (columns.url, columns.caption))
+    valid = pc.and_kleene(pc.is_valid(urls), pc.greater(pc.binary_length(urls), 0))
+    valid = pc.fill_null(valid, False)
+    counters["matches_null_url"] += found.num_rows - int(pc.sum(valid).as_py() or 0)
+    source = dict(columns.source)
+    table = pa.table(
+        {
+            "place": pa.array(np.concatenate([part.places for part in held])),
+            "similarity": pa.array(np.concatenate([part.sure for part in held])),
+            "order": pa.array(_hashes(pc.fill_null(urls, b""))),
+            "tie": pa.array(_hashes(texts)),
+            "url": _valid_text(urls),
+            "caption": _valid_text(texts),
+            **{
+                field.name: _converted(_whole(found.column(source[field.name])), field.type)
+                if field.name in source
+                else pa.nulls(found.num_rows, field.type)
+                for field in SOURCE_FIELDS
+            },
+        },
+        schema=FOUND,
+    ).filter(valid)
+    counters["matches"] += table.num_rows
+    return table
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _text(column: pa.Array) -> pa.Array:

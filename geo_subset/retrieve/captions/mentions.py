@@ -155,14 +155,74 @@ def precedes(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def weigh_words(t, s, m, mentions, words, capitals, goods, regions):  # type: ignore[no-untyped-def]
-    """What the words beside a mention and the regions named say: the features besides those of s.shared[m]."""
+def weigh_next(s, m, words, capitals):  # type: ignore[no-untyped-def]
+    """What the word after a mention says, if it belongs to the name: of that word the class must be known."""
     form = s.shared[m]
     x = np.uint64(0)
     start, stop = s.found[m, 0], s.found[m, 1]
+    if not follows(s, form, stop):
+        return x
     capital = s.flags[start] & CAPITAL
     mixed = capitals > 0 and not _in_title_case(words, capitals)
-    if form & on(REGION_NAME):
+    classes = s.classes[stop]
+    begins = start == 0 or s.before[start] & STOP != 0  # where everything has a capital
+    written = s.flags[stop] & CAPITAL or not capital or capitals == 0
+    if classes & _WITHIN:
+        x |= on(NEXT_WITHIN)
+    elif classes & _NATURE and written:
+        x |= on(NEXT_NATURE)
+    elif classes & _STREET and written:
+        x |= on(NEXT_STREET)
+    elif classes & _BODY and written:
+        x |= on(NEXT_BODY)
+    elif classes & _OTHER_KIND and written:
+        x |= on(NEXT_OTHER_KIND)
+    elif mixed and s.flags[stop] & CAPITAL:
+        x |= on(NEXT_CAPITAL)
+        if begins:
+            x |= on(START_NEXT_CAPITAL)
+    elif mixed and begins and not classes & _CUES:
+        x |= on(START_NEXT_LOWER)
+    return x
+
+
+@inlined
+def weigh_previous(s, m, words, capitals):  # type: ignore[no-untyped-def]
+    """What the word before a mention, or the two, say: of these the classes must be known."""
+    form = s.shared[m]
+    x = np.uint64(0)
+    if not precedes(form):
+        return x
+    start = s.found[m, 0]
+    classes = s.classes[start - 1]
+    if classes & _OF and start > 1:
+        further = s.classes[start - 2]
+        x |= on(PREVIOUS_OF)
+        if further & _NEAR:
+            x |= on(PREVIOUS_NEAR)
+    elif classes & _IN:
+        x |= on(PREVIOUS_IN)
+    elif classes & _NEAR:
+        x |= on(PREVIOUS_NEAR)
+    elif classes & _FROM:
+        x |= on(PREVIOUS_FROM)
+    elif classes & _SIDE:
+        x |= on(PREVIOUS_SIDE)
+    elif classes & _TITLE:
+        x |= on(PREVIOUS_TITLE)
+    elif classes & _GIVEN and s.flags[start] & CAPITAL:
+        x |= on(PREVIOUS_GIVEN)
+    elif capitals > 0 and not _in_title_case(words, capitals) and s.flags[start - 1] & CAPITAL:
+        x |= on(PREVIOUS_CAPITAL)
+    return x
+
+
+@inlined
+def weigh_words(t, s, m, mentions, words, capitals, goods, regions):  # type: ignore[no-untyped-def]
+    """What the words beside a mention and the regions named say: the features besides those of s.shared[m]."""
+    x = np.uint64(0)
+    start, stop = s.found[m, 0], s.found[m, 1]
+    if s.shared[m] & on(REGION_NAME):
         for i in range(regions):
             if s.named[i, 0] == start and s.named[i, 1] == stop and s.claims[i] != NO_CLAIM:
                 x |= on(REGION_NAME_AFTER)
@@ -175,26 +235,8 @@ def weigh_words(t, s, m, mentions, words, capitals, goods, regions):  # type: ig
         region_next = False
         for i in range(regions):
             region_next |= s.named[i, 0] == stop
-        if follows(s, form, stop) and not region_next:
-            classes = s.classes[stop]
-            begins = start == 0 or s.before[start] & STOP != 0  # where everything has a capital
-            written = s.flags[stop] & CAPITAL or not capital or capitals == 0
-            if classes & _WITHIN:
-                x |= on(NEXT_WITHIN)
-            elif classes & _NATURE and written:
-                x |= on(NEXT_NATURE)
-            elif classes & _STREET and written:
-                x |= on(NEXT_STREET)
-            elif classes & _BODY and written:
-                x |= on(NEXT_BODY)
-            elif classes & _OTHER_KIND and written:
-                x |= on(NEXT_OTHER_KIND)
-            elif mixed and s.flags[stop] & CAPITAL:
-                x |= on(NEXT_CAPITAL)
-                if begins:
-                    x |= on(START_NEXT_CAPITAL)
-            elif mixed and begins and not classes & _CUES:
-                x |= on(START_NEXT_LOWER)
+        if not region_next:
+            x |= weigh_next(s, m, words, capitals)
         for i in range(stop, min(words, stop + 3)):
             if s.classes[i] & _NEAR:
                 x |= on(NEAR_AFTER)
@@ -230,26 +272,4 @@ def weigh_words(t, s, m, mentions, words, capitals, goods, regions):  # type: ig
                 x |= on(UNKNOWN_AFTER)
             elif s.named[i, 1] <= start:
                 x |= on(UNKNOWN_BEFORE)
-
-    if precedes(form):
-        classes = s.classes[start - 1]
-        if classes & _OF and start > 1:
-            further = s.classes[start - 2]
-            x |= on(PREVIOUS_OF)
-            if further & _NEAR:
-                x |= on(PREVIOUS_NEAR)
-        elif classes & _IN:
-            x |= on(PREVIOUS_IN)
-        elif classes & _NEAR:
-            x |= on(PREVIOUS_NEAR)
-        elif classes & _FROM:
-            x |= on(PREVIOUS_FROM)
-        elif classes & _SIDE:
-            x |= on(PREVIOUS_SIDE)
-        elif classes & _TITLE:
-            x |= on(PREVIOUS_TITLE)
-        elif classes & _GIVEN and capital:
-            x |= on(PREVIOUS_GIVEN)
-        elif mixed and s.flags[start - 1] & CAPITAL:
-            x |= on(PREVIOUS_CAPITAL)
-    return x
+    return x | weigh_previous(s, m, words, capitals)

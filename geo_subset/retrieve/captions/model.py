@@ -41,16 +41,18 @@ class Floors(NamedTuple):
     """Of any candidate."""
     alone: Any
     """Of all of a name's places together, in a caption that names no region."""
-    unread: Any
-    """The same before the words beside the name are looked at, where separators stand between it and them;"""
+    caption: Any
+    """Of all mentions of such a caption together: with less, nothing in it is accepted."""
+    anywhere: Any
+    """No floor, but what the words of a caption may add to a name's score wherever they stand;"""
     next: Any
-    """and how much less where none stands after it,"""
+    """and besides, if no separator is between, the word after it;"""
     previous: Any
-    """or before it."""
+    """and the word before it."""
 
 
 #: Floors that nothing is below.
-EVERYTHING = Floors(*map(np.float32, (-np.inf, -np.inf, -np.inf, 0, 0)))
+EVERYTHING = Floors(*map(np.float32, (-np.inf, -np.inf, -np.inf, 0, 0, 0)))
 
 
 @lru_cache(maxsize=1)
@@ -70,10 +72,13 @@ def weights() -> npt.NDArray[np.float32]:
 
 @lru_cache(maxsize=1)
 def alone() -> npt.NDArray[np.float32]:
-    """What SHARED weighs of a city in a caption that names no region, float32 (len(SHARED),)."""
+    """What SHARED weighs of a city in a caption that names no region, float32 (bytes of SHARED's bits, 256): the sum
+    for all bits of that byte, so that a set of features is added up by a few looks and no branch."""
     city = _fitted()["city"]
-    array = np.array([city[name] + city[_WITH_NONE[name]] if name in _WITH_NONE else city[name] for name in SHARED])
-    array = array.astype(np.float32)
+    each = np.zeros(-(-len(SHARED) // 8) * 8)
+    each[: len(SHARED)] = [city[name] + city[_WITH_NONE[name]] if name in _WITH_NONE else city[name] for name in SHARED]
+    bits = np.arange(256)[:, None] >> np.arange(8) & 1
+    array = np.asarray(each.reshape(-1, 8) @ bits.T, np.float32)
     array.setflags(write=False)
     return array
 
@@ -105,7 +110,8 @@ def ceiling(
 
 
 def hopeless(min_confidence: float) -> Floors:
-    """The scores of a confidence of 1 %, and of 5 % for a name in a caption that names no region.
+    """The scores of a confidence of 1 %, of 5 % for a name in a caption that names no region, and of `min_confidence`
+    for all names in such a caption.
 
     Nearly all names that are found have less, and are not looked at further, unless so little is to be accepted.
     """
@@ -119,6 +125,7 @@ def hopeless(min_confidence: float) -> Floors:
     after = max(most(_NEXT), city["next_capital"] + city["start_next_capital"])
     before = max(most(_PREVIOUS), city["previous_of"] + max(0.0, city["previous_near"]))
     anywhere = sum(max(0.0, city[name]) for name in (*_ANYWHERE, "next_body"))
-    alone = np.log(0.05 / 0.95)
-    scores = (np.log(0.01 / 0.99), alone, alone - anywhere, after, before)
+    # A little less, for all that is rounded; and nothing is surer than 1.
+    accepted = np.log(min_confidence / max(1e-6, 1 - min_confidence)) - 0.01
+    scores = (np.log(0.01 / 0.99), np.log(0.05 / 0.95), accepted, anywhere, after, before)
     return Floors(*(np.float32(score) for score in scores))

@@ -29,10 +29,12 @@ _LEVELS = {"county": COUNTY, "state": STATE}
 #: some of its places are counties or states.
 WORD, REGION, PERSON, BRAND, COARSE = 1, 2, 4, 8, 16
 #: Columns of `Names.about` and of `Names.facts`.
-FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD, CEILING = range(7)
+FIRST, NUMBER, PLACE, TRAITS, OUTSIDE, CROWD, CEILING, HOME = range(8)
 LEVEL, IN_REGION, IN_COUNTRY, PEOPLE, FAME = range(5)
 #: How a region is written: in full, a traditional abbreviation, a code of two letters.
 FULL, SHORT, CODE = 0, 1, 2
+#: The HOME of a name with places in several regions.
+SEVERAL = -2
 #: log10 of the population of a place of which it is not known: a small town.
 _USUAL_PEOPLE = 3.5
 #: Degrees within which a city of the list of the world's is taken for a place of the table, of the same country.
@@ -48,7 +50,8 @@ class Names:
     `trie` holds the places' names. What belongs together lies together, as each look may be one into far memory:
     `about[n]` int32 (N, 8) is of name n the first of its places in `places`, their number, the first place itself,
     its traits (WORD, …), and in thousandths the log10 of the population of the largest city so called that is no place
-    of the table (0 if there is none) and of all its places together, and `model.ceiling`; the rest is 0.
+    of the table (0 if there is none) and of all its places together, and `model.ceiling`; and the number of the region
+    that all of its places lie in (-1: in none that is known; SEVERAL).
     `places[first:first + number]` int32 are its places, the most populous first, and `by_region` the same sorted by
     region.
 
@@ -129,7 +132,9 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     ceiling = model.ceiling(size, most_people, crowd, outside, most_fame) + 0.01  # for all that is rounded
     thousandths = [np.round(1000 * column).astype(np.int64) for column in (outside, crowd, ceiling)]
     about = np.zeros((names.names, 8), np.int32)
-    about[:, :7] = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths])
+    lowest, highest = (fold.reduceat(region[by_region], first[:-1]) for fold in (np.minimum, np.maximum))
+    home = np.where(lowest == highest, lowest, SEVERAL)
+    about[:] = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths, home])
     facts = np.zeros((table.num_rows, 8), np.float32)
     facts[:, :5] = np.column_stack([level, region, numbers_of["country"], log_people, fame])
     compiled = Names(names, about, places, by_region, facts, regions, meaning, nation, written, cue_trie, classes)

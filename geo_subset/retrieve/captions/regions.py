@@ -8,7 +8,7 @@ from geo_subset.compiled import inlined
 from geo_subset.retrieve.captions import lexicon
 from geo_subset.retrieve.captions.features import MOST_REGIONS, NO_CLAIM, UNKNOWN_CLAIM
 from geo_subset.retrieve.captions.folding import COMMA, SPACE, STOP
-from geo_subset.retrieve.captions.names import CODE, FIRST, FULL, IN_REGION, NUMBER
+from geo_subset.retrieve.captions.names import CODE, FIRST, FULL, HOME, IN_REGION, NUMBER, SEVERAL
 from geo_subset.retrieve.captions.trie import find, look_up, may_start
 from geo_subset.retrieve.captions.words import ALL_CAPITALS, CAPITAL
 
@@ -17,9 +17,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 @inlined
-def classify(t, s, words):  # type: ignore[no-untyped-def]
-    """Sets the classes of all words."""
-    for word in range(words):
+def classify(t, s, first, last):  # type: ignore[no-untyped-def]
+    """Sets the classes of words from `first` on, before `last`."""
+    for word in range(first, last):
         s.classes[word] = 0
         if may_start(t.cue_starts, s.hashes[word]):
             value = look_up(t.cue_firsts, np.uint64(0), s.hashes[word])
@@ -133,8 +133,20 @@ def first_in(t, name, region):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def may_lie_in(t, s, name, regions):  # type: ignore[no-untyped-def]
+    """Whether a place so called lies in one of the first `regions` of s.named."""
+    for i in range(regions):  # noqa: SIM110 - numba compiles no generator within any()
+        if has(t, name, s.named[i, 2]):
+            return True
+    return False
+
+
+@inlined
 def has(t, name, named):  # type: ignore[no-untyped-def]
     """Whether a place so called lies in what a region's name means."""
+    home = t.about[name, HOME]
+    if home != SEVERAL:
+        return means(t, named, home)
     for i in range(t.meaning.shape[1]):
         region = t.meaning[named, i]
         if region < 0:

@@ -25,15 +25,13 @@ from geo_subset.errors import StageError
 from geo_subset.inputs import InputFile
 from geo_subset.manifests import Manifest, Record
 from geo_subset.progress import log
-from geo_subset.retrieve.captions import best, files, model, names, plan, world
-from geo_subset.retrieve.captions.matcher import Matcher
+from geo_subset.retrieve.captions import best, files, matcher, model, names, plan, world
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import CaptionsSettings, Settings
 
 #: How many of a place's images there were before the cap: what balancing a training set needs.
 COUNTS = pa.schema([pa.field("place_id", pa.string()), pa.field("matches", pa.int64()), pa.field("rows", pa.int64())])
 _MAP, _COUNTS, _NAMES = "map", "counts", "names"
-_NOTHING = pa.RecordBatch.from_pydict({"url": [b""], "caption": [b""]}), files.Columns("url", "caption")
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,7 @@ def _read_files(settings: Settings, job: Job, found: list[InputFile]) -> Manifes
         counters.pop("places")
         records[_NAMES] = scan.record(_NAMES, [], counters)
         log.info("retrieve  %s names, %.0f MB on each node", f"{counters['names']:,}", compiled.bytes / 1e6)
-        # Made machine code here, functions need not be by every worker of this node at the same time.
-        Matcher(compiled, job.captions.min_confidence).match(*_NOTHING, Counter())
+        matcher.warm_up(compiled, job.captions.min_confidence)
         with progress.track("captions", len(found), "files", len(found) - len(todo)) as advance:
             for outcome in cluster.run_tasks(_map, todo, (job, compiled), settings.cluster):
                 if outcome.error is None:
@@ -133,10 +130,10 @@ def _map(unit: tuple[int, InputFile], job: Job, compiled: names.Names) -> Record
     """Task: one metadata file's matches, the best of each place, by partition."""
     index, file = unit
     counters: Counter[str] = Counter()
-    matcher = Matcher(compiled, job.captions.min_confidence)
+    reader = matcher.Matcher(compiled, job.captions.min_confidence)
     kept = best.Best(job.places, job.num_images)
-    for batch, columns in files.read(file, job.captions.url_col, job.captions.caption_col, counters):
-        kept.add(matcher.match(batch, columns, counters), counters)
+    for table in reader.matches(files.read(file, job.captions.url_col, job.captions.caption_col, counters), counters):
+        kept.add(table, counters)
     counters["captions"] = counters.pop("rows") - counters["rows_malformed"]
     tables_of = {_MAP: kept.table(counters), _COUNTS: kept.counts()}
     entries = []

@@ -94,9 +94,13 @@ def find(firsts, slots, starts, steps, hashes, bases, count, found):  # type: ig
     candidates = 0
     for word in range(np.uint64(count)):
         found[candidates, 0] = word
-        prefetch(firsts, _key(_NONE, hashes[word]) & np.uint64(firsts.shape[0] - 1))
-        begins = may_start(starts, hashes[word]) != 0 or (bases[word] != 0 and may_start(starts, bases[word]) != 0)
+        begins = may_start(starts, hashes[word]) | (may_start(starts, bases[word]) if bases[word] else _NONE)
         candidates += np.int64(begins)  # a branch on it would be mispredicted
+    if candidates == 0:
+        return 0
+    for candidate in range(candidates):
+        word = np.uint64(found[candidate, 0])
+        prefetch(firsts, _key(_NONE, hashes[word]) & np.uint64(firsts.shape[0] - 1))
     for candidate in range(candidates):
         word = np.uint64(found[candidate, 0])
         value = look_up(firsts, _NONE, hashes[word])
@@ -106,8 +110,11 @@ def find(firsts, slots, starts, steps, hashes, bases, count, found):  # type: ig
             prefetch(steps, bit >> _SIX)
     for candidate in range(candidates):
         word, node = np.uint64(found[candidate, 0]), np.uint64(np.uint32(found[candidate, 1]))
-        if node and word + _ONE < count and _may_step(steps, node, hashes[word + _ONE]):
-            prefetch(slots, _key(node, hashes[word + _ONE]) & np.uint64(slots.shape[0] - 1))
+        if node and word + _ONE < count:
+            if _may_step(steps, node, hashes[word + _ONE]):
+                prefetch(slots, _key(node, hashes[word + _ONE]) & np.uint64(slots.shape[0] - 1))
+            elif bases[word + _ONE] == 0:
+                found[candidate, 1] = 0  # no name goes on: the walk need not ask again
     number = 0
     done = 0
     for candidate in range(candidates):
@@ -132,6 +139,8 @@ def find(firsts, slots, starts, steps, hashes, bases, count, found):  # type: ig
             if at == count:
                 break
             node = value >> _HALF
+            if node == 0:
+                break
             value = look_up(slots, node, hashes[at]) if _may_step(steps, node, hashes[at]) else _NONE
         if stop:
             found[number, 0], found[number, 1], found[number, 2] = word, stop, np.int64(name) - 1
@@ -228,11 +237,12 @@ def split_texts(texts: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np
 def build(words: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> tuple[Trie, npt.NDArray[np.int64]]:
     """A trie of the names whose words are words[offsets[i]:offsets[i + 1]], and each one's number (-1: no words)."""
     firsts, slots = (np.zeros((_power_of_two(2 * count + 2), 2), np.uint64) for count in (len(offsets), len(words)))
-    starts = np.zeros(min(_FILTER_WORDS, _power_of_two(len(offsets) // 2 + 1)), np.uint64)
+    starts = np.zeros(min(_FILTER_WORDS, _power_of_two(4 * len(offsets) + 1)), np.uint64)
     steps = np.zeros(min(_STEP_WORDS, _power_of_two(len(words) // 4 + 1)), np.uint64)
     names = np.empty(len(offsets) - 1, np.int64)
     nodes, first_nodes, distinct = _insert(firsts, slots, starts, steps, words, offsets, names)
-    firsts, slots = _smaller(firsts, int(first_nodes)), _smaller(slots, int(nodes) - int(first_nodes))
+    # Those that every caption asks for have room enough to be found at the first look.
+    firsts, slots = _smaller(firsts, 2 * int(first_nodes)), _smaller(slots, int(nodes) - int(first_nodes))
     for array in (firsts, slots, starts, steps):
         array.setflags(write=False)
     return Trie(firsts, slots, starts, steps, int(distinct)), names

@@ -24,7 +24,7 @@ from geo_subset.retrieve.captions.folding import (
 
 #: Flags of a word: its first letter is upper case; it has lower case; it has more than one character and no lower case.
 CAPITAL, HAS_LOWER, ALL_CAPITALS = 1, 2, 4
-_SEED = np.uint64(0x9E3779B97F4A7C15)
+SEED = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT, _TOP, _BYTE, _NONE = np.uint64(32), np.uint64(56), np.uint64(8), np.uint64(0)
 _NO_ASCII = np.uint64(1 << 63)  # such a character is none of the eight
@@ -84,7 +84,7 @@ def _entity(data, at, stop):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _mixed(word, part):  # type: ignore[no-untyped-def]
+def mixed(word, part):  # type: ignore[no-untyped-def]
     word = (word ^ part) * _PRIME
     return word ^ (word >> _SHIFT)
 
@@ -92,16 +92,16 @@ def _mixed(word, part):  # type: ignore[no-untyped-def]
 @inlined
 def _whole(word, part):  # type: ignore[no-untyped-def]
     """The hash of a word whose last characters, in ASCII, are still held in `part`."""
-    return _mixed(word, part) if part else word
+    return mixed(word, part) if part else word
 
 
 @inlined
 def _character(word, part, point):  # type: ignore[no-untyped-def]
     """(word, part) with one more character: eight of ASCII are held, and then mixed in at once."""
     if point >= 128:
-        return _mixed(_whole(word, part), np.uint64(point) | _NO_ASCII), _NONE
+        return mixed(_whole(word, part), np.uint64(point) | _NO_ASCII), _NONE
     if part >> _TOP:
-        return _mixed(word, part), np.uint64(point)
+        return mixed(word, part), np.uint64(point)
     return word, part << _BYTE | np.uint64(point)
 
 
@@ -142,7 +142,7 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
     """
     count = 0
     seen = np.uint8(0)
-    word, part = _SEED, _NONE
+    word, part = SEED, _NONE
     length = 0
     last = np.int32(0)
     lower = np.int32(0)
@@ -163,7 +163,7 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
                     if many == 0:
                         break
                     if part:
-                        word = _mixed(word, part)
+                        word = mixed(word, part)
                     part = folded >> (_BITS - (many << _THREE))
                     last = np.int32(part & _LOW)
                     lower |= np.int32(has_lower)
@@ -181,7 +181,7 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
                     continue
             while True:
                 if part >> _TOP:
-                    word, part = _mixed(word, part), _NONE
+                    word, part = mixed(word, part), _NONE
                 last = value & POINT
                 part = part << _BYTE | np.uint64(last)
                 lower |= value & LOWER
@@ -223,7 +223,7 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
             flags[count] = _flags(capital, lower, length)
             bases[count] = owner if owned > 0 and owned + 1 == length and last == _S else _NONE
             count += 1
-            seen, word, part, length, lower, owned = np.uint8(0), _SEED, _NONE, 0, np.int32(0), -1
+            seen, word, part, length, lower, owned = np.uint8(0), SEED, _NONE, 0, np.int32(0), -1
         if value == SEPARATOR:
             seen |= separators[point] if 0 <= point < separators.size else np.uint8(OTHER)
         else:
@@ -246,7 +246,7 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
                 )  # fmt: skip
                 flags[count], bases[count] = 0, 0
                 count += 1
-                seen, word, part, length, lower, owned = np.uint8(0), _SEED, _NONE, 0, np.int32(0), -1
+                seen, word, part, length, lower, owned = np.uint8(0), SEED, _NONE, 0, np.int32(0), -1
         at += size
     if length:
         hashes[count], starts[count], stops[count], before[count] = (

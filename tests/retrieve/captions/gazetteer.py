@@ -11,7 +11,7 @@ from fabricate import table
 from geo_subset import tables
 from geo_subset.retrieve.captions import names
 from geo_subset.retrieve.captions.files import Columns
-from geo_subset.retrieve.captions.matcher import Matcher
+from geo_subset.retrieve.captions.matcher import FOUND, Matcher
 from geo_subset.retrieve.captions.world import World
 
 WORLD = World(
@@ -68,10 +68,14 @@ def compiled() -> names.Names:
     return names.compile_names(places(), WORLD)[0]
 
 
+def matched(matcher: Matcher, batch: pa.RecordBatch, counters: Counter[str]) -> pa.Table:
+    return pa.concat_tables([FOUND.empty_table(), *matcher.matches([(batch, Columns("url", "caption"))], counters)])
+
+
 def meanings(matcher: Matcher, caption: str | bytes) -> dict[str, float]:
     """Place id to similarity of what a caption is taken to name."""
     text = caption.encode() if isinstance(caption, str) else caption
     batch = pa.RecordBatch.from_pydict({"url": [b"http://x/1"], "caption": [text]})
-    found = matcher.match(batch, Columns("url", "caption"), Counter())
+    found = matched(matcher, batch, Counter())
     ids = places()["place_id"].to_pylist()
     return {ids[row["place"]]: row["similarity"] for row in found.to_pylist()}

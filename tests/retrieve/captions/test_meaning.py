@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
-from gazetteer import compiled, meanings
+from gazetteer import compiled, matched, meanings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,12 +83,10 @@ def test_what_is_far_into_a_caption_is_not_read_and_counted():
 
     import pyarrow as pa
 
-    from geo_subset.retrieve.captions.files import Columns
-
     text = "word " * (features.MOST_BYTES // 5 + 1) + "Springfield, Illinois"
     batch = pa.RecordBatch.from_pydict({"url": ["u", "u"], "caption": [text, None]})
     counters: Counter[str] = Counter()
-    assert Matcher(compiled(), 0.5).match(batch, Columns("url", "caption"), counters).num_rows == 0
+    assert matched(Matcher(compiled(), 0.5), batch, counters).num_rows == 0
     assert (counters["captions_cut"], counters["captions_null"]) == (1, 1)
 
 
@@ -94,8 +94,6 @@ def test_confidences_of_a_level_add_up_to_one_at_most_and_counters_add_up():
     from collections import Counter
 
     import pyarrow as pa
-
-    from geo_subset.retrieve.captions.files import Columns
 
     texts = [
         "Springfield",
@@ -105,7 +103,7 @@ def test_confidences_of_a_level_add_up_to_one_at_most_and_counters_add_up():
     ]
     batch = pa.RecordBatch.from_pydict({"url": list("abcd"), "caption": texts})
     counters: Counter[str] = Counter()
-    found = Matcher(compiled(), 0.2).match(batch, Columns("url", "caption"), counters)
+    found = matched(Matcher(compiled(), 0.2), batch, counters)
     for text in texts:
         assert sum(meanings(Matcher(compiled(), 0.0), text).values()) <= 3.0
     assert all(0.2 <= s <= 1 for s in found["similarity"].to_pylist())
@@ -129,6 +127,18 @@ def test_leaving_out_what_is_hopeless_changes_little(matcher, caption):
     quick, slow = meanings(matcher, caption), meanings(thorough, caption)
     assert {place for place, sure in slow.items() if sure > 0.55} <= quick.keys()
     assert all(abs(sure - slow.get(place, 0.5)) < 0.06 for place, sure in quick.items())
+
+
+_compiled = functools.cache(compiled)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from((0.1, 0.5, 0.9)), st.lists(st.sampled_from(_PIECES), min_size=1, max_size=9).map(" ".join))
+def test_what_all_names_together_cannot_reach_is_not_looked_for_and_nothing_else_changes(least, caption):
+    names = _compiled()
+    bounded, looked_at = Matcher(names, least), Matcher(names, least)
+    looked_at._floors = bounded._floors._replace(caption=np.float32(-np.inf))
+    assert meanings(bounded, caption) == meanings(looked_at, caption)
 
 
 def test_the_model_knows_every_feature_it_weighs():

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from geo_subset.retrieve.captions import folding, trie
+from geo_subset.retrieve.captions import features, folding, trie
+from geo_subset.retrieve.captions.plain import split_plain
 from geo_subset.retrieve.captions.words import split
 
 _APOSTROPHE = re.compile(rb"&(?:#39|#039|#x27|apos|#8217|#8216|rsquo|lsquo);")
@@ -182,3 +183,33 @@ def test_words_of_any_length_are_those_of_the_reference(text, names):
     words = words_of(text.encode())
     wanted = {tuple(word for word, _ in words_of(name)) for name in encoded} - {()}
     assert scanned(text.encode(), encoded) == (len(words), names_in(words, wanted))
+
+
+_PLAIN = st.text(st.sampled_from("azAZ09@[`{/:_ ,.;()-\0\n"), max_size=40)
+
+
+@given(
+    st.lists(st.one_of(_PLAIN, st.text("abC", min_size=30, max_size=80), st.sampled_from(["'", "&", "é"])), max_size=8),
+    st.integers(0, 70),
+    st.integers(0, 70),
+)
+@example(["a" * 63, " B"], 0, 64)
+@example(["A" * 64, "b"], 0, 128)
+@example([" " * 64, "B"], 3, 64)
+def test_plain_text_is_split_as_any_other(parts, ahead, behind):
+    text = "".join(parts).encode()
+    start, stop = ahead, ahead + len(text)
+    data = np.frombuffer(b"x" * ahead + text + b"y" * behind, np.uint8)
+    folds, scratch = folding.table(), features.scratch()
+    kept = (scratch.hashes, scratch.bases, scratch.begins, scratch.ends, scratch.flags, scratch.before)
+    plain = text.isascii() and not set(text) & set(b"'`&")
+    fits = start + -(-len(text) // 64) * 64 <= data.size
+    count = split_plain(data, start, stop, folds.separator, scratch)
+    found = [array.copy() for array in kept]
+    if not (plain and fits):
+        assert count == -1
+        return
+    assert count == split(data, start, stop, folds.entry, folds.more, folds.separator, *kept)
+    for column, wanted in zip(found[:-1], kept[:-1], strict=True):
+        assert column[:count].tolist() == wanted[:count].tolist()
+    assert found[-1][: count + 1].tolist() == kept[-1][: count + 1].tolist()
