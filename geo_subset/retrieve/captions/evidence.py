@@ -95,6 +95,7 @@ from geo_subset.retrieve.captions.regions import (
     classify,
     find_regions,
     first_in,
+    leave_regions,
     may_lie_in,
     means,
 )
@@ -230,10 +231,10 @@ def _candidate(t, s, m, others, place, regions, c, weight, collect):  # type: ig
 
 
 @inlined
-def _at_most(t, name, x, others, weights, alone):  # type: ignore[no-untyped-def]
-    """No less than the log of the sum of exp(score) of a name's places, if none lies in a region named, and the
-    features `x` hold whichever is meant."""
-    total = t.about[name, CEILING] * np.float32(0.001) + weights[CITY, OTHER_NAMES] * others
+def _at_most(t, s, m, x, others, weights, alone):  # type: ignore[no-untyped-def]
+    """No less than the log of the sum of exp(score) of a mention's places, if no region is named, and the features `x`
+    hold whichever is meant."""
+    total = t.about[s.found[m, 2], CEILING] * np.float32(0.001) + weights[CITY, OTHER_NAMES] * others
     for i in range(_SHARED_BYTES):
         total += alone[i, x & np.uint64(255)]
         x >>= np.uint64(8)
@@ -288,11 +289,20 @@ def _within_region(s, m, regions):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _any_within_region(s, mentions, regions):  # type: ignore[no-untyped-def]
-    for m in range(mentions):  # noqa: SIM110 - numba compiles no generator within any()
-        if _within_region(s, m, regions):
-            return True
-    return False
+def _hopes(t, s, m, regions):  # type: ignore[no-untyped-def]
+    """Whether a mention may mean more than `_at_most` tells of: a county or a state, or a place in a region named."""
+    name = s.found[m, 2]
+    return t.about[name, TRAITS] & COARSE != 0 or (regions > 0 and may_lie_in(t, s, name, regions))
+
+
+@inlined
+def _beside(t, s, m, regions, floors):  # type: ignore[no-untyped-def]
+    """What that regions are named which none of a mention's places lies in adds to what `_at_most` tells, at most."""
+    for i in range(regions):
+        overlaps = s.named[i, 0] < s.found[m, 1] and s.found[m, 0] < s.named[i, 1]
+        if t.meaning[s.named[i, 2], 0] >= 0 and not overlaps:
+            return floors.named
+    return np.float32(0)
 
 
 @inlined
@@ -321,6 +331,8 @@ def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: i
         capitals += s.flags[i] & CAPITAL
         has_lower |= s.flags[i] & HAS_LOWER != 0
     regions = find_regions(t, s, words, mentions, has_lower)
+    if regions:
+        regions = leave_regions(t, s, words, regions)
     others = np.float32(min(mentions - 1, 8) / 4.0)
     # No place has a higher score than all of a name's have together, and no caption a higher confidence for a place
     # than if all of its mentions meant it. So most captions are told from the names alone to have nothing to accept,
@@ -330,51 +342,52 @@ def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: i
     for m in range(mentions):
         x = weigh_form(t, s, m, words, capitals)
         s.shared[m], s.fate[m], s.base_level[m] = x, OPEN, -1
-        name = s.found[m, 2]
-        if t.about[name, TRAITS] & COARSE or (regions and may_lie_in(t, s, name, regions)):
+        more, stop = floors.anywhere, s.found[m, 1]
+        if regions:
+            if _within_region(s, m, regions):
+                s.fate[m] = INSIDE
+                continue
+            more += _beside(t, s, m, regions, floors)
+            if m + 1 < mentions and s.found[m + 1, 0] <= stop + 1:
+                more += floors.listed
+        if _hopes(t, s, m, regions):
             hopeful = True
             continue
-        most = _at_most(t, name, x, others, weights, alone) + floors.anywhere
-        if regions == 0 and most + floors.next + floors.previous >= enough:
-            classify(t, s, max(0, s.found[m, 0] - 2), min(words, s.found[m, 1] + 1))
-            x |= weigh_next(s, m, words, capitals) | weigh_previous(s, m, words, capitals)
-            most = _at_most(t, name, x, others, weights, alone) + floors.anywhere
-        else:
-            if follows(s, x, s.found[m, 1]):
-                most += floors.next
-            if precedes(x):
-                most += floors.previous
-        hopeful |= most >= enough
+        most = _at_most(t, s, m, x, others, weights, alone) + more
+        if follows(s, x, stop):
+            most += floors.next
+        if precedes(x):
+            most += floors.previous
+        if most >= enough:
+            classify(t, s, max(0, s.found[m, 0] - 2), min(words, stop + 1))
+            x |= weigh_next(s, m, words, capitals, regions) | weigh_previous(s, m, words, capitals)
+            most = _at_most(t, s, m, x, others, weights, alone) + more
+            hopeful |= most >= enough
         if regions == 0 and most < floors.alone:
             s.fate[m] = HOPELESS
-    if not hopeful and not _any_within_region(s, mentions, regions):
-        return mentions, 0, cut
-    classify(t, s, 0, words)
-    if regions:
-        regions = claim_regions(t, s, words, mentions, regions)
-    for m in range(mentions):
-        if _within_region(s, m, regions):
-            s.fate[m] = INSIDE
     if not hopeful:
         return mentions, 0, cut
     for m in range(mentions):
         if s.fate[m] == OPEN:
             prefetch(t.facts, np.uint64(t.about[s.found[m, 2], PLACE]))
+    classify(t, s, 0, words)
+    if regions:
+        claim_regions(t, s, mentions, regions)
     goods = False
     for i in range(words):
         goods |= s.classes[i] & _GOODS != 0
-    hopeful = regions > 0
+    hopeful = False
     for m in range(mentions):
         if s.fate[m] != OPEN:
             continue
         s.shared[m] |= weigh_words(t, s, m, mentions, words, capitals, goods, regions)
-        if t.about[s.found[m, 2], TRAITS] & COARSE:
+        if _hopes(t, s, m, regions):
             hopeful = True
-        elif regions == 0:
-            most = _at_most(t, s.found[m, 2], s.shared[m], others, weights, alone)
-            hopeful |= most >= enough
-            if most < floors.alone:
-                s.fate[m] = HOPELESS
+            continue
+        most = _at_most(t, s, m, s.shared[m], others, weights, alone) + _beside(t, s, m, regions, floors)
+        hopeful |= most >= enough
+        if regions == 0 and most < floors.alone:
+            s.fate[m] = HOPELESS
     if not hopeful:
         return mentions, 0, cut
     number, least = 0, floors.least

@@ -155,12 +155,21 @@ def precedes(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def weigh_next(s, m, words, capitals):  # type: ignore[no-untyped-def]
+def _named_at(s, word, regions):  # type: ignore[no-untyped-def]
+    """Whether the name of one of the first `regions` of s.named begins at a word."""
+    begins = False
+    for i in range(regions):
+        begins |= s.named[i, 0] == word
+    return begins
+
+
+@inlined
+def weigh_next(s, m, words, capitals, regions):  # type: ignore[no-untyped-def]
     """What the word after a mention says, if it belongs to the name: of that word the class must be known."""
     form = s.shared[m]
     x = np.uint64(0)
     start, stop = s.found[m, 0], s.found[m, 1]
-    if not follows(s, form, stop):
+    if not follows(s, form, stop) or _named_at(s, stop, regions):
         return x
     capital = s.flags[start] & CAPITAL
     mixed = capitals > 0 and not _in_title_case(words, capitals)
@@ -231,15 +240,10 @@ def weigh_words(t, s, m, mentions, words, capitals, goods, regions):  # type: ig
         if start == 0:
             x |= on(GOODS_AFTER_START)
 
-    if stop < words:
-        region_next = False
-        for i in range(regions):
-            region_next |= s.named[i, 0] == stop
-        if not region_next:
-            x |= weigh_next(s, m, words, capitals)
-        for i in range(stop, min(words, stop + 3)):
-            if s.classes[i] & _NEAR:
-                x |= on(NEAR_AFTER)
+    x |= weigh_next(s, m, words, capitals, regions)
+    for i in range(stop, min(words, stop + 3)):
+        if s.classes[i] & _NEAR:
+            x |= on(NEAR_AFTER)
 
     for i in range(m + 1, min(mentions, m + 4)):  # the Atchison, Topeka and Santa Fe Railroad
         gap = s.found[i, 0] - s.found[i - 1, 1]

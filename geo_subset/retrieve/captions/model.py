@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -31,6 +32,11 @@ _PREVIOUS = (
     "previous_in", "previous_near", "previous_from", "previous_side", "previous_title", "previous_given",
     "previous_capital",
 )  # fmt: skip
+#: What goes with regions that are named, and is taken to speak against a place of which none is the region.
+_AGAINST = (
+    "region_name_after", "unknown_before", "unknown_after", "country_named", "other_country_adjacent",
+    "other_country_named",
+)  # fmt: skip
 _ANYWHERE = ("near_after", "between", "goods", "goods_after_start")
 
 
@@ -42,17 +48,22 @@ class Floors(NamedTuple):
     alone: Any
     """Of all of a name's places together, in a caption that names no region."""
     caption: Any
-    """Of all mentions of such a caption together: with less, nothing in it is accepted."""
+    """Of all mentions of a caption together: with less, nothing in it is accepted."""
     anywhere: Any
-    """No floor, but what the words of a caption may add to a name's score wherever they stand;"""
+    """No floor, but what a caption may add to a name's score (of its cities, where no region is named): words wherever
+    they stand;"""
     next: Any
     """and besides, if no separator is between, the word after it;"""
     previous: Any
-    """and the word before it."""
+    """and the word before it;"""
+    listed: Any
+    """and a name right after it, or after one word, if its region is named;"""
+    named: Any
+    """and, if one is named that none of its places lies in, that."""
 
 
 #: Floors that nothing is below.
-EVERYTHING = Floors(*map(np.float32, (-np.inf, -np.inf, -np.inf, 0, 0, 0)))
+EVERYTHING = Floors(*map(np.float32, (-np.inf, -np.inf, -np.inf, 0, 0, 0, 0, 0)))
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +130,7 @@ def hopeless(min_confidence: float) -> Floors:
         return EVERYTHING
     city = _fitted()["city"]
 
-    def most(names: tuple[str, ...]) -> float:
+    def most(names: Sequence[str]) -> float:
         return max(0.0, *(city[name] for name in names))
 
     after = max(most(_NEXT), city["next_capital"] + city["start_next_capital"])
@@ -127,5 +138,10 @@ def hopeless(min_confidence: float) -> Floors:
     anywhere = sum(max(0.0, city[name]) for name in (*_ANYWHERE, "next_body"))
     # A little less, for all that is rounded; and nothing is surer than 1.
     accepted = np.log(min_confidence / max(1e-6, 1 - min_confidence)) - 0.01
-    scores = (np.log(0.01 / 0.99), np.log(0.05 / 0.95), accepted, anywhere, after, before)
+    adjacent = city["other_adjacent"] + most(("region_then_end", "region_then_stop", "region_then_comma"))
+    named = max(adjacent, city["other_next"], city["other_named"]) - city["none_named"]
+    assert all(city[name] <= 0 for name in _AGAINST)
+    scores = (
+        np.log(0.01 / 0.99), np.log(0.05 / 0.95), accepted, anywhere, after, before, max(0.0, city["listed"]), named,
+    )  # fmt: skip
     return Floors(*(np.float32(score) for score in scores))

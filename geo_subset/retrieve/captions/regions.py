@@ -64,20 +64,24 @@ def find_regions(t, s, words, mentions, has_lower):  # type: ignore[no-untyped-d
 
 
 @inlined
-def claim_regions(t, s, words, mentions, regions):  # type: ignore[no-untyped-def]
-    """Keeps in s.named those that words beside them leave, and in s.claims who goes with each. Returns how many.
-
-    The words must have been classified.
-    """
+def leave_regions(t, s, words, regions):  # type: ignore[no-untyped-def]
+    """Keeps in s.named those that are no part of another name, as in 'Ohio River'. Returns how many."""
     kept = 0
     for i in range(regions):
         start, stop, name = s.named[i, 0], s.named[i, 1], s.named[i, 2]
-        part_of_name = stop < words and s.before[stop] == SPACE and s.flags[stop] & CAPITAL != 0
-        if part_of_name and s.classes[stop] & (_NATURE | _STREET | _BODY):
-            continue
+        if stop < words and s.before[stop] == SPACE and s.flags[stop] & CAPITAL:
+            classify(t, s, stop, stop + 1)
+            if s.classes[stop] & (_NATURE | _STREET | _BODY):
+                continue
         s.named[kept, 0], s.named[kept, 1], s.named[kept, 2] = start, stop, name
         kept += 1
-    for i in range(kept):
+    return kept
+
+
+@inlined
+def claim_regions(t, s, mentions, regions):  # type: ignore[no-untyped-def]
+    """Sets in s.claims who goes with each region. The words must have been classified."""
+    for i in range(regions):
         s.claims[i] = NO_CLAIM
         named = s.named[i, 2]
         start = back(s, s.named[i, 0])
@@ -92,7 +96,6 @@ def claim_regions(t, s, words, mentions, regions):  # type: ignore[no-untyped-de
                     s.claims[i] = m
                 elif not stopped:
                     s.claims[i] = UNKNOWN_CLAIM
-    return kept
 
 
 @inlined
