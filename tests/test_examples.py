@@ -29,7 +29,9 @@ def test_every_example_makes_its_places(path: Path, tmp_path: Path, monkeypatch:
             line(number, f"Old Mill No. {number}", feature_code=code) for number, code in enumerate(["MUS"] * 150, 1)
         ]
         archive.writestr("US.txt", "\n".join(rows))
-    loaded = settings.load(path)
+    captions = tmp_path / "captions.jsonl"  # a file that this one wants to be named
+    captions.write_text('{"url": "http://x/1", "caption": "Street in Omaha, Nebraska"}\n')
+    loaded = settings.load(path, (f"retrieve.captions.path={captions}",) if path.stem == "fsa_owi" else ())
     stage.check(loaded)
     manifest = stage.run(loaded, StageFolder(str(tmp_path), "places", "0" * 64))
     assert manifest.counters["places"] >= 150
