@@ -5,26 +5,28 @@ operands, float32 sums) stay on the device: only rows above a query's bound leav
 scored exactly there by the same tree of float64 sums, so that nothing but results is ever copied back. The bounds are
 those that `search` argues.
 
-Pairs are collected over tiles and reduced when there are more of them than a few times queries x k: stable sorts by
-row, falling score and query put them in order.
+Pairs are collected over tiles and reduced when there are twice as many as can be among the best: so they are about k of
+a query for each doubling of the rows seen. Blocks come in ascending order, and of a tile the pairs come by query and
+row: a stable sort by query and falling score leaves equal scores by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+import logging
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
+from geo_subset import events
 from geo_subset.retrieve.embeddings import search
 from geo_subset.retrieve.embeddings.search import Block, Nearest
 from geo_subset.retrieve.embeddings.vectors import Floats
 
 #: Scores of a tile at most: 256 MB as float32.
 TILE_SCORES = 64 << 20
-#: Bytes that a score of a tile takes at its worst (the product as it comes, as float32 and masked, the comparison), and
-#: that a pair takes while pairs are sorted.
-_SCORE_BYTES, _PAIR_BYTES = 16, 80
+#: Bytes that a score of a tile takes at its worst: the product as it comes, as float32 and masked, the comparison.
+_SCORE_BYTES = 16
 #: Pairs that are scored exactly at a time.
 _EXACT = 1 << 16
 
@@ -44,21 +46,27 @@ def nearest(queries: Floats, blocks: Iterable[Block], k: int, device: str, dtype
     query_residual = _residual(exact_queries, operand)
     rounding = 0.0 if _sums_in_float32(device, kind) else float(torch.finfo(kind).eps) / 2
     floor = torch.full((count,), -torch.inf, device=device)
-    memory = _memory(device)
-    pairs = _Pairs(count, k, device, int(memory / 2 / _PAIR_BYTES))
-    step = max(1, int(min(TILE_SCORES, memory / 4 / _SCORE_BYTES)) // max(1, count))
+    pairs = _Pairs(count, k, device)
+    step = max(1, int(min(TILE_SCORES, _memory(device) / 4 / _SCORE_BYTES)) // max(1, count))
+    score_of = _exact_on(device)
     unknown = True  # whether some query has no floor yet
     for first, vectors, usable in _on_device(blocks, device):
         rows = vectors.to(kind)
         e = search.error(width, query_residual, _residual(vectors, rows))
+        all_usable = bool(usable.all())
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            scores = _product(operand, rows[part], kind).masked_fill_(~usable[part], -torch.inf)
+            scores = _product(operand, rows[part], kind)
+            if not all_usable:
+                scores.masked_fill_(~usable[part], -torch.inf)
             bound = floor - _margin(floor, e, rounding)
             if unknown:
                 bound = torch.maximum(bound, _bound_of_tile(scores, k, e, rounding))
-            query, row = torch.nonzero((scores >= bound[:, None]) & usable[part], as_tuple=True)
-            score = exact(exact_queries, vectors[part], query, row)
+            passes = scores >= bound[:, None]
+            if not all_usable:
+                passes &= usable[part]
+            query, row = torch.nonzero(passes, as_tuple=True)
+            score = score_of(exact_queries, vectors[part], query, row)
             above = score > floor[query]
             pairs.add(query[above], row[above] + (first + start), score[above])
             if unknown or pairs.full():
@@ -96,14 +104,35 @@ def exact(queries: Any, vectors: Any, query: Any, row: Any) -> Any:
     return torch.cat(found) if found else torch.zeros(0, device=queries.device)
 
 
+@functools.cache
+def _exact_on(device: str) -> Callable[[Any, Any, Any, Any], Any]:
+    """`exact`, or what does the same in one kernel, if this machine can compile it."""
+    if not device.startswith("cuda"):
+        return exact
+    try:
+        import torch
+
+        from geo_subset.retrieve.embeddings.triton_kernels import tree_dots
+
+        one = torch.ones((1, 16), device=device)
+        first = torch.zeros(1, dtype=torch.int64, device=device)
+        tree_dots(one, one, first, first)
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        # triton may be absent, old, or without a C compiler (or Python's headers) for what launches its kernels
+        message = f"scores are computed without triton, which takes several times longer: {error}"
+        events.event("without triton", message, level=logging.WARNING, error=str(error))
+        return exact
+    return tree_dots
+
+
 class _Pairs:
     """(query, row, score) of what may be among the best, on the device."""
 
-    def __init__(self, queries: int, k: int, device: str, most: int) -> None:
+    def __init__(self, queries: int, k: int, device: str) -> None:
         import torch
 
         self._queries, self._k, self._device = queries, k, device
-        self._most = max(2 * queries * k, min(most, max(4 * queries * k, 1 << 20)))
+        self._most = max(2 * queries * k, 1 << 20)
         self._held: list[tuple[Any, Any, Any]] = []
         self._count = 0
         self.add(*(torch.zeros(0, dtype=kind, device=device) for kind in (torch.int64, torch.int64, torch.float32)))
@@ -113,7 +142,7 @@ class _Pairs:
         self._count += len(query)
 
     def full(self) -> bool:
-        """Whether there are so many that they are worth reducing: a sort drops half of them or more."""
+        """Whether there are so many that they are worth reducing."""
         return self._count > self._most
 
     def reduce(self) -> Any:
@@ -121,29 +150,40 @@ class _Pairs:
         import torch
 
         query, row, score = (torch.cat([held[i] for held in self._held]) for i in range(3))
-        order = torch.sort(row).indices
-        order = order[torch.sort(score[order], stable=True, descending=True).indices]
-        order = order[torch.sort(query[order], stable=True).indices]
+        order = torch.sort((query << 32) + _falling(score), stable=True).indices
         query, row, score = query[order], row[order], score[order]
-        counts = torch.bincount(query, minlength=self._queries)
-        starts = torch.cumsum(counts, 0) - counts
+        del order
+        starts = torch.searchsorted(query, torch.arange(self._queries, device=self._device))
         rank = torch.arange(len(query), device=self._device) - starts[query]
         kept = rank < self._k
-        self._held, self._count = [(query[kept], row[kept], score[kept])], int(kept.sum())
         floor = torch.full((self._queries,), -torch.inf, device=self._device)
         last = rank == self._k - 1
         floor[query[last]] = score[last]
+        self._held = [(query[kept], row[kept], score[kept])]
+        self._count = len(self._held[0][0])
         return floor
 
     def found(self) -> Nearest:
+        import torch
+
         self.reduce()
-        query, row, score = (part.cpu().numpy() for part in self._held[0])
-        held = np.bincount(query, minlength=self._queries).astype(np.int64)
-        rank = np.arange(len(query)) - np.repeat(np.cumsum(held) - held, held)
-        scores = np.full((self._queries, self._k), -np.inf, np.float32)
-        rows = np.full((self._queries, self._k), -1, np.int64)
+        query, row, score = self._held[0]
+        edges = torch.searchsorted(query, torch.arange(self._queries + 1, device=self._device))
+        rank = torch.arange(len(query), device=self._device) - edges[query]
+        shape = self._queries, self._k
+        scores = torch.full(shape, -torch.inf, dtype=torch.float32, device=self._device)
+        rows = torch.full(shape, -1, dtype=torch.int64, device=self._device)
         scores[query, rank], rows[query, rank] = score, row
-        return Nearest(scores, rows, held)
+        return Nearest(*(part.cpu().numpy() for part in (scores, rows, edges.diff())))
+
+
+def _falling(score: Any) -> Any:
+    """Numbers in [0, 2**32), int64, that rise as scores (n,) fall, and are equal where they are (0.0 and -0.0 too)."""
+    import torch
+
+    bits = (score + 0.0).view(torch.int32).long()  # -0.0 + 0.0 is 0.0
+    rising = torch.where(bits >= 0, bits, (-1 << 31) - bits - 1)
+    return (1 << 31) - 1 - rising
 
 
 def _on_device(blocks: Iterable[Block], device: str) -> Iterator[tuple[int, Any, Any]]:

@@ -30,7 +30,7 @@ def tree_dot(a, b, work):  # type: ignore[no-untyped-def]
     and over 16, what is left from left to right. `work` is float64 of d / 2.
 
     Products of two float32 are exact in float64, and this order does not depend on how wide a processor's registers
-    are, so a score is the same number on every machine, and in torch (`device.exact`).
+    are, so a score is the same number on every machine, in torch (`device.exact`), and in triton (`triton_kernels`).
     """
     half = len(a) // 2
     for c in range(half):

@@ -125,8 +125,8 @@ def test_thousands_of_equal_rows_go_by_number():
 @pytest.mark.parametrize("kind", ["random", "clustered"])
 @pytest.mark.parametrize("columns", [50, 512])
 def test_with_torch_to_the_bit(kind, columns):
-    """bfloat16 on the processor, and the path of GPUs in all its numbers, here on the processor too."""
-    pytest.importorskip("torch")
+    """bfloat16 on the processor, and the path of GPUs in all its numbers (on the processor where there is no GPU)."""
+    torch = pytest.importorskip("torch")
     rng = np.random.default_rng(2)
     rows = unit(rng.standard_normal((6000, columns))) if kind == "random" else clustered(rng, 6000, columns)
     rows[rng.random(6000) < 0.01] = np.nan
@@ -135,7 +135,27 @@ def test_with_torch_to_the_bit(kind, columns):
     plain = choice.nearest(CPU, asked, cut, 120)
     assert same(choice.nearest(BFLOAT16, asked, cut, 120), plain)
     for dtype in ("float32", "bfloat16", "float16"):
-        assert same(device.nearest(asked, cut, 120, "cpu", dtype), plain), dtype
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+        assert same(device.nearest(asked, cut, 120, where, dtype), plain), (where, dtype)
+
+
+@pytest.mark.parametrize("columns", [16, 48, 512, 784])
+def test_the_kernel_for_gpus_adds_as_torch_does(monkeypatch, columns):
+    """On a GPU, or where is none by triton's interpreter."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    from geo_subset.retrieve.embeddings import triton_kernels
+
+    where = torch.device("cuda" if gpu else "cpu")
+    rng = np.random.default_rng(columns)
+    asked, rows = (torch.from_numpy(rng.standard_normal((n, columns), np.float32)).to(where) for n in (5, 300))
+    pairs = [torch.from_numpy(rng.integers(0, n, 41)).to(where) for n in (5, 300)]
+    found = triton_kernels.tree_dots(asked, rows, *pairs)
+    assert torch.equal(found.view(torch.int32), device.exact(asked, rows, *pairs).view(torch.int32))
+    assert len(triton_kernels.tree_dots(asked, rows, pairs[0][:0], pairs[1][:0])) == 0
 
 
 def test_small_tiles_on_a_device(monkeypatch):
