@@ -91,6 +91,7 @@ from geo_subset.retrieve.captions.names import (
 from geo_subset.retrieve.captions.plain import split_plain
 from geo_subset.retrieve.captions.regions import (
     back,
+    candidates,
     claim_regions,
     classify,
     find_regions,
@@ -103,6 +104,7 @@ from geo_subset.retrieve.captions.trie import find
 from geo_subset.retrieve.captions.words import CAPITAL, HAS_LOWER, split
 
 _GOODS = lexicon.GOODS
+_LOGS = np.log(np.maximum(np.arange(MOST_MENTIONS + 1), 1), dtype=np.float32)
 _SHARED_WIDTH, _SHARED_BYTES = len(SHARED), -(-len(SHARED) // 8)
 #: What becomes of a mention: it has candidates; it is part of a region's name; it is not worth a look at its places.
 OPEN, INSIDE, HOPELESS = 0, 1, 2
@@ -314,11 +316,12 @@ def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: i
     INSIDE. With `collect`, the features are kept as well, for `dense`.
     """
     end = min(stop, start + MOST_BYTES)
-    words = split_plain(data, start, end, t.separator, s)
+    words = split_plain(data, start, end, t.separator, t.starts, t.steps, s)
     if words < 0:
         words = split(data, start, end, t.entry, t.more, t.separator,
                       s.hashes, s.bases, s.begins, s.ends, s.flags, s.before)  # fmt: skip
-    mentions = find(t.firsts, t.slots, t.starts, t.steps, s.hashes, s.bases, words, s.found)
+    may_be_names, may_be_regions = candidates(t, s, words)
+    mentions = find(t.firsts, t.slots, t.steps, s.hashes, s.bases, words, may_be_names, s.found)
     cut = stop - start > MOST_BYTES or mentions > MOST_MENTIONS
     mentions = min(mentions, MOST_MENTIONS)
     if mentions == 0:
@@ -330,7 +333,7 @@ def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: i
     for i in range(words):
         capitals += s.flags[i] & CAPITAL
         has_lower |= s.flags[i] & HAS_LOWER != 0
-    regions = find_regions(t, s, words, mentions, has_lower)
+    regions = find_regions(t, s, words, may_be_regions, mentions, has_lower)
     if regions:
         regions = leave_regions(t, s, words, regions)
     others = np.float32(min(mentions - 1, 8) / 4.0)
@@ -338,7 +341,7 @@ def gather(data, start, stop, t, s, weights, alone, floors, collect):  # type: i
     # than if all of its mentions meant it. So most captions are told from the names alone to have nothing to accept,
     # if no name is a county's or a state's, nor has a place in a region that is named.
     hopeful = False
-    enough = floors.caption - np.float32(np.log(np.float32(mentions)))
+    enough = floors.caption - _LOGS[mentions]
     for m in range(mentions):
         x = weigh_form(t, s, m, words, capitals)
         s.shared[m], s.fate[m], s.base_level[m] = x, OPEN, -1

@@ -76,6 +76,7 @@ class Tables(NamedTuple):
     region_firsts: npt.NDArray[np.uint64]
     region_slots: npt.NDArray[np.uint64]
     region_starts: npt.NDArray[np.uint64]
+    region_lower_starts: npt.NDArray[np.uint64]
     region_steps: npt.NDArray[np.uint64]
     meaning: npt.NDArray[np.int32]
     nation: npt.NDArray[np.int32]
@@ -97,8 +98,10 @@ class Scratch(NamedTuple):
     folded: npt.NDArray[np.uint8]
     upper: npt.NDArray[np.uint64]
     lower: npt.NDArray[np.uint64]
+    quotes: npt.NDArray[np.uint64]
     edges: npt.NDArray[np.int32]
-    """Of `plain`: a caption in lower case, its letters of either case as bits, and where words begin and end."""
+    """Of `plain`: a caption in lower case, its letters of either case and apostrophes as bits, and where words begin
+    and end."""
     classes: npt.NDArray[np.int32]
     found: npt.NDArray[np.int32]
     named: npt.NDArray[np.int32]
@@ -127,8 +130,9 @@ def tables(names: Names) -> Tables:
     trie, regions, cues = names.trie, names.regions, names.cues
     return Tables(
         folds.entry, folds.more, folds.separator, trie.firsts, trie.slots, trie.starts, trie.steps, names.about,
-        names.places, names.by_region, names.facts, regions.firsts, regions.slots, regions.starts, regions.steps,
-        names.meaning, names.nation, names.written, cues.firsts, cues.starts, names.classes,
+        names.places, names.by_region, names.facts, regions.firsts, regions.slots, regions.starts,
+        names.region_lower_starts, regions.steps, names.meaning, names.nation, names.written, cues.firsts, cues.starts,
+        names.classes,
     )  # fmt: skip
 
 
@@ -138,7 +142,8 @@ def scratch() -> Scratch:
         hashes=np.empty(words, np.uint64), bases=np.empty(words, np.uint64), begins=np.empty(words, np.int32),
         ends=np.empty(words, np.int32), flags=np.empty(words, np.uint8), before=np.empty(words, np.uint8),
         folded=np.zeros(words + 128, np.uint8), upper=np.empty(words // 64 + 1, np.uint64),
-        lower=np.empty(words // 64 + 1, np.uint64), edges=np.empty(words, np.int32),
+        lower=np.empty(words // 64 + 1, np.uint64), quotes=np.empty(words // 64 + 1, np.uint64),
+        edges=np.empty(words, np.int32),
         classes=np.empty(words, np.int32), found=np.empty((words, 3), np.int32), named=np.empty((words, 3), np.int32),
         claims=np.empty(words, np.int32), mention=np.empty(most, np.int32), place=np.empty(most, np.int32),
         level=np.empty(most, np.int8), relation=np.empty(most, np.int8), score=np.empty(most, np.float32),

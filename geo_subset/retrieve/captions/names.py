@@ -59,7 +59,8 @@ class Names:
     its population and of 1 + its names in other languages (-1 for counties and states); the rest is 0.
 
     `regions` holds the names of regions: region name r means the regions `meaning[r]` int32 (R, 4) (-1: none) or the
-    country `nation[r]` int32, and is `written` int8 FULL, SHORT or CODE.
+    country `nation[r]` int32, and is `written` int8 FULL, SHORT or CODE. `region_lower_starts` is their bitmap of first
+    words, without those that are no name but an abbreviation: in lower case ('in', 'or', 'me') they are none.
 
     `cues` holds words beside names, w being of the classes `classes[w]` int32.
     """
@@ -70,6 +71,7 @@ class Names:
     by_region: npt.NDArray[np.int32]
     facts: npt.NDArray[np.float32]
     regions: Trie
+    region_lower_starts: npt.NDArray[np.uint64]
     meaning: npt.NDArray[np.int32]
     nation: npt.NDArray[np.int32]
     written: npt.NDArray[np.int8]
@@ -101,7 +103,7 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     owners, main = owners[copies], main[copies]
     names, numbers = trie.build(words, offsets)
 
-    regions, meaning, nation, written, numbers_of = _regions(table, world)
+    regions, lower_starts, meaning, nation, written, numbers_of = _regions(table, world)
     people = pc.fill_null(table["population"], 0).to_numpy().astype(np.float64)
     region = numbers_of["region"]
     first, places = _grouped(numbers, owners, names.names, -people[owners], np.zeros(len(owners)))
@@ -137,7 +139,9 @@ def compile_names(table: pa.Table, world: World) -> tuple[Names, dict[str, int]]
     about[:] = np.column_stack([first[:-1], size, places[first[:-1]], traits, *thousandths, home])
     facts = np.zeros((table.num_rows, 8), np.float32)
     facts[:, :5] = np.column_stack([level, region, numbers_of["country"], log_people, fame])
-    compiled = Names(names, about, places, by_region, facts, regions, meaning, nation, written, cue_trie, classes)
+    compiled = Names(
+        names, about, places, by_region, facts, regions, lower_starts, meaning, nation, written, cue_trie, classes
+    )
     for array in vars(compiled).values():
         if isinstance(array, np.ndarray):
             array.setflags(write=False)
@@ -256,8 +260,11 @@ def _own_regions(table: pa.Table) -> set[tuple[str, str]]:
 
 def _regions(
     table: pa.Table, world: World
-) -> tuple[Trie, npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], dict[str, npt.NDArray[np.int32]]]:
-    """The regions' names and what they mean, and each place's region and country by number."""
+) -> tuple[
+    Trie, npt.NDArray[np.uint64], npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8],
+    dict[str, npt.NDArray[np.int32]],
+]:  # fmt: skip
+    """The regions' names, which may be in lower case, what they mean, and each place's region and country by number."""
     said = list(_region_names(table, world))
     keys = {key: number for number, key in enumerate(dict.fromkeys(key for _, (key, _) in said))}
     words, offsets = trie.split_texts(pa.array([text for text, _ in said]))
@@ -273,10 +280,12 @@ def _regions(
             nation[number] = keys[key]
         elif (free := np.flatnonzero((meaning[number] == -1) | (meaning[number] == keys[key]))).size:
             meaning[number, free[0]] = keys[key]
+    also_lower = (np.diff(offsets) > 1) | (written[numbers] == FULL)
+    lower_starts = trie.starts_of(words[offsets[:-1]][also_lower & (numbers >= 0)], len(regions.starts))
     country = [keys.get((code, None), -1) for code in table["country"].to_pylist()]
     pairs = zip(table["country"].to_pylist(), table["admin1"].to_pylist(), strict=True)
     region = [keys.get((code or "", name), -1) if name else -1 for code, name in pairs]
-    return regions, meaning, nation, written, {
+    return regions, lower_starts, meaning, nation, written, {
         "region": np.array(region, np.int32),
         "country": np.array(country, np.int32),
     }  # fmt: skip

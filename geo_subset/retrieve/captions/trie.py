@@ -1,11 +1,11 @@
 """Names as a trie over words, found by hashing: (node, word) is looked up in one open-addressing table.
 
 A slot is two uint64: the key, mixed from node and word (0: empty), and child << 32 | name + 1 (0 in the low half: no
-name ends here). Words that begin a name have a table of their own, as most looks are for one, and it is small. A bitmap
-of these words, and one of the other keys, keep most words of a caption from touching the tables, whose slots are mostly
-far away in memory. Words are 64-bit hashes: two of a million different
-words, or two keys, are taken for one another with a probability below 1e-6 for all names together, and for a
-caption's word and some key below 1e-12.
+name ends here). Words that begin a name have a table of their own, as most looks are for one, and it is small. Bitmaps
+keep most words of a caption from touching the tables, whose slots are mostly far away in memory: of words that begin a
+name, of those that are one by themselves, and of pairs of words that a name begins with (with them, of the other keys).
+Words are 64-bit hashes: two of a million different words, or two keys, are taken for one another with a probability
+below 1e-6 for all names together, and for a caption's word and some key below 1e-12.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SIX = np.uint64(6)
 _ELSEWHERE = np.uint64(24)
 _BITS = np.uint64(63)
 _ONE, _NONE = np.uint64(1), np.uint64(0)
-_FILTER_WORDS, _STEP_WORDS = 1 << 16, 1 << 18
-"""uint64 of the bitmaps, at most: 512 KB and 2 MB, which stay in a core's caches where the table does not."""
+_FILTER_WORDS, _STEP_WORDS = 1 << 15, 1 << 18
+"""Rows of the bitmaps at most: 512 KB and 2 MB, which stay in a core's caches where the tables do not."""
 
 
 @dataclass(frozen=True)
 class Trie:
-    """`firsts` and `slots` uint64 (S, 2): first words and those that go on; `starts` and `steps` uint64 (B,): their
-    bitmaps. All sizes are powers of two. `names`: how many."""
+    """`firsts` and `slots` uint64 (S, 2): first words and those that go on; `starts` uint64 (B, 2) and `steps`
+    uint64 (B,): their bitmaps. All sizes are powers of two. `names`: how many."""
 
     firsts: npt.NDArray[np.uint64]
     slots: npt.NDArray[np.uint64]
@@ -68,81 +68,95 @@ def look_up(slots, node, word):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _may_step(steps, node, word):  # type: ignore[no-untyped-def]
-    """Whether some name may go on with the word after the node."""
-    bit = (_key(node, word) >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+def _may_step(steps, before, word):  # type: ignore[no-untyped-def]
+    """Whether some name may go on with the word after `before`: a node, or the hash of a name's first word."""
+    bit = (_key(before, word) >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
     return steps[bit >> _SIX] >> (bit & _BITS) & _ONE
 
 
 @inlined
 def may_start(starts, word):  # type: ignore[no-untyped-def]
     """Whether some name may begin with the word."""
-    bit = word & np.uint64(starts.size * 64 - 1)
-    return starts[bit >> _SIX] >> (bit & _BITS) & _ONE
+    bit = word & np.uint64(starts.shape[0] * 64 - 1)
+    return starts[bit >> _SIX, 0] >> (bit & _BITS) & _ONE
 
 
 @inlined
-def find(firsts, slots, starts, steps, hashes, bases, count, found):  # type: ignore[no-untyped-def]
+def may_be_name(starts, word):  # type: ignore[no-untyped-def]
+    """Whether the word may be a name by itself."""
+    bit = word & np.uint64(starts.shape[0] * 64 - 1)
+    return starts[bit >> _SIX, 1] >> (bit & _BITS) & _ONE
+
+
+@inlined
+def ask_ahead(starts, steps, before, word):  # type: ignore[no-untyped-def]
+    """Asks for what will be looked at in the bitmaps for a word after another, and does not wait for it."""
+    prefetch(starts, (word & np.uint64(starts.shape[0] * 64 - 1)) >> _SIX)
+    prefetch(steps, (_key(before, word) >> _ELSEWHERE & np.uint64(steps.size * 64 - 1)) >> _SIX)
+
+
+def starts_of(words: npt.NDArray[np.uint64], rows: int) -> npt.NDArray[np.uint64]:
+    """A bitmap for `may_start` alone, (rows, 2), of names that begin with these words."""
+    bits = words & np.uint64(rows * 64 - 1)
+    found = np.zeros((rows, 2), np.uint64)
+    np.bitwise_or.at(found[:, 0], bits >> _SIX, _ONE << (bits & _BITS))
+    found.setflags(write=False)
+    return found
+
+
+@inlined
+def find(firsts, slots, steps, hashes, bases, count, candidates, found):  # type: ignore[no-untyped-def]
     """Leftmost-longest names among the words: fills `found` int32 (M, 3) with (first word, word after, name).
 
     Where a name was found, the search goes on after it, so that names never overlap. The last word of a name may be a
-    possessive of it, where nothing is called like the possessive itself. Returns how many.
+    possessive of it, unless a name as long is called like the possessive itself. Returns how many.
 
-    What the walk will look at is asked for ahead, for all words that may begin a name at once, so that the waits for
-    memory overlap; `found` holds (word, node, name) of those words until names take their rows.
+    `found` has in its first `candidates` rows the words that may begin a name, and whether each may be one by itself;
+    `hashes` and `bases` have room for one word more. What the walk will look at is asked for ahead, for all of these
+    at once, so that the waits for memory overlap; until names take their rows, `found` holds (word, node, name).
     """
-    candidates = 0
-    for word in range(np.uint64(count)):
-        found[candidates, 0] = word
-        begins = may_start(starts, hashes[word]) | (may_start(starts, bases[word]) if bases[word] else _NONE)
-        candidates += np.int64(begins)  # a branch on it would be mispredicted
     if candidates == 0:
         return 0
+    hashes[count] = bases[count] = _NONE
+    kept = 0
     for candidate in range(candidates):
         word = np.uint64(found[candidate, 0])
+        goes_on = _may_step(steps, hashes[word], hashes[word + _ONE])
+        if bases[word + _ONE]:
+            goes_on |= _may_step(steps, hashes[word], bases[word + _ONE])
+        alone = found[candidate, 1]
+        found[kept, 0], found[kept, 1] = word, goes_on
         prefetch(firsts, _key(_NONE, hashes[word]) & np.uint64(firsts.shape[0] - 1))
-    for candidate in range(candidates):
+        kept += np.int64(goes_on) | np.int64(alone)
+    for candidate in range(kept):
         word = np.uint64(found[candidate, 0])
         value = look_up(firsts, _NONE, hashes[word])
-        found[candidate, 1], found[candidate, 2] = value >> _HALF, value & _LOW
-        if value and word + _ONE < count:
-            bit = (_key(value >> _HALF, hashes[word + _ONE]) >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
-            prefetch(steps, bit >> _SIX)
-    for candidate in range(candidates):
-        word, node = np.uint64(found[candidate, 0]), np.uint64(np.uint32(found[candidate, 1]))
-        if node and word + _ONE < count:
-            if _may_step(steps, node, hashes[word + _ONE]):
-                prefetch(slots, _key(node, hashes[word + _ONE]) & np.uint64(slots.shape[0] - 1))
-            elif bases[word + _ONE] == 0:
-                found[candidate, 1] = 0  # no name goes on: the walk need not ask again
+        node = value >> _HALF if found[candidate, 1] else _NONE
+        found[candidate, 1], found[candidate, 2] = node, value & _LOW
+        if node:
+            prefetch(slots, _key(node, hashes[word + _ONE]) & np.uint64(slots.shape[0] - 1))
     number = 0
     done = 0
-    for candidate in range(candidates):
+    for candidate in range(kept):
         word = np.int64(found[candidate, 0])
         if word < done:
             continue
-        value = np.uint64(np.uint32(found[candidate, 1])) << _HALF | np.uint64(np.uint32(found[candidate, 2]))
-        at = word
-        stop = 0
-        name = _NONE
-        node = _NONE
-        while True:
-            if value == 0:
-                if bases[at]:
-                    value = look_up(slots if at > word else firsts, node, bases[at])
-                    if value & _LOW:
-                        name, stop = value & _LOW, at + 1
-                break
+        node, name = np.uint64(np.uint32(found[candidate, 1])), np.uint64(np.uint32(found[candidate, 2]))
+        if name == 0 and bases[word]:
+            name = look_up(firsts, _NONE, bases[word]) & _LOW
+        at = stop = word + 1
+        while node and at < count:
+            value = _NONE
+            if at == word + 1 or _may_step(steps, node, hashes[at]):
+                value = look_up(slots, node, hashes[at])
+            longer = value & _LOW
+            if longer == 0 and bases[at]:
+                longer = look_up(slots, node, bases[at]) & _LOW
             at += 1
-            if value & _LOW:
-                name, stop = value & _LOW, at
-            if at == count:
-                break
+            if longer:
+                name, stop = longer, at
             node = value >> _HALF
-            if node == 0:
-                break
-            value = look_up(slots, node, hashes[at]) if _may_step(steps, node, hashes[at]) else _NONE
-        if stop:
+        if name:
             found[number, 0], found[number, 1], found[number, 2] = word, stop, np.int64(name) - 1
             number += 1
             done = stop
@@ -179,11 +193,14 @@ def _insert(firsts, slots, starts, steps, words, offsets, names):  # type: ignor
             key = _key(node, words[at])
             if at == offsets[i]:
                 table = firsts
-                bit = words[at] & np.uint64(starts.size * 64 - 1)
-                starts[bit >> _SIX] |= _ONE << (bit & _BITS)
+                bit = words[at] & np.uint64(starts.shape[0] * 64 - 1)
+                starts[bit >> _SIX, 0] |= _ONE << (bit & _BITS)
+                if at + 1 == offsets[i + 1]:
+                    starts[bit >> _SIX, 1] |= _ONE << (bit & _BITS)
             else:
                 table = slots
-                bit = (key >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
+                before = node if at > offsets[i] + 1 else words[at - 1]
+                bit = (_key(before, words[at]) >> _ELSEWHERE) & np.uint64(steps.size * 64 - 1)
                 steps[bit >> _SIX] |= _ONE << (bit & _BITS)
             place, new = _put(table, key, nodes)
             if new:
@@ -237,7 +254,7 @@ def split_texts(texts: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np
 def build(words: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> tuple[Trie, npt.NDArray[np.int64]]:
     """A trie of the names whose words are words[offsets[i]:offsets[i + 1]], and each one's number (-1: no words)."""
     firsts, slots = (np.zeros((_power_of_two(2 * count + 2), 2), np.uint64) for count in (len(offsets), len(words)))
-    starts = np.zeros(min(_FILTER_WORDS, _power_of_two(4 * len(offsets) + 1)), np.uint64)
+    starts = np.zeros((min(_FILTER_WORDS, _power_of_two(4 * len(offsets) + 1)), 2), np.uint64)
     steps = np.zeros(min(_STEP_WORDS, _power_of_two(len(words) // 4 + 1)), np.uint64)
     names = np.empty(len(offsets) - 1, np.int64)
     nodes, first_nodes, distinct = _insert(firsts, slots, starts, steps, words, offsets, names)

@@ -28,7 +28,7 @@ SEED = np.uint64(0x9E3779B97F4A7C15)
 _PRIME = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT, _TOP, _BYTE, _NONE = np.uint64(32), np.uint64(56), np.uint64(8), np.uint64(0)
 _NO_ASCII = np.uint64(1 << 63)  # such a character is none of the eight
-_S = 115
+S = 115
 _ALL, _LOW, _TWO, _THREE, _EIGHT, _BITS = (np.uint64(n) for n in ((1 << 64) - 1, 255, 2, 3, 8, 64))
 _SEVEN, _HIGH, _CASE, _FROM_A, _AFTER_Z, _FROM_0, _AFTER_9 = (
     np.uint64(byte * 0x0101010101010101) for byte in (0x7F, 0x80, 0x20, 0x1F, 0x05, 0x50, 0x46)
@@ -62,7 +62,7 @@ def _decode(data, at, stop):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _entity(data, at, stop):  # type: ignore[no-untyped-def]
+def entity(data, at, stop):  # type: ignore[no-untyped-def]
     """Bytes of the HTML entity whose & is at `at`, negative if it is an apostrophe; 0 if there is none."""
     body = np.int64(0)
     for i in range(1, _LONGEST_ENTITY + 2):
@@ -90,19 +90,25 @@ def mixed(word, part):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _whole(word, part):  # type: ignore[no-untyped-def]
+def whole(word, part):  # type: ignore[no-untyped-def]
     """The hash of a word whose last characters, in ASCII, are still held in `part`."""
     return mixed(word, part) if part else word
+
+
+@inlined
+def appended(word, part, letter):  # type: ignore[no-untyped-def]
+    """(word, part) with one more character of ASCII."""
+    if part >> _TOP:
+        return mixed(word, part), letter
+    return word, part << _BYTE | letter
 
 
 @inlined
 def _character(word, part, point):  # type: ignore[no-untyped-def]
     """(word, part) with one more character: eight of ASCII are held, and then mixed in at once."""
     if point >= 128:
-        return mixed(_whole(word, part), np.uint64(point) | _NO_ASCII), _NONE
-    if part >> _TOP:
-        return mixed(word, part), np.uint64(point)
-    return word, part << _BYTE | np.uint64(point)
+        return mixed(whole(word, part), np.uint64(point) | _NO_ASCII), _NONE
+    return appended(word, part, np.uint64(point))
 
 
 @inlined
@@ -201,27 +207,27 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
         if byte >= 128:
             point, size = _decode(data, at, stop)
         elif byte == 38:  # &
-            taken = _entity(data, at, stop)
+            taken = entity(data, at, stop)
             if taken < 0:
-                owner, owned = _whole(word, part), length
+                owner, owned = whole(word, part), length
                 at -= taken
                 continue
             size = max(1, taken)
         value = np.int32(SEPARATOR) if point < 0 else entry[point]
         if value == DROPPED:
-            owner, owned = _whole(word, part), length
+            owner, owned = whole(word, part), length
             at += size
             continue
         alone = value & ALONE != 0
         if (value == SEPARATOR or alone) and length:
             hashes[count], starts[count], stops[count], before[count] = (
-                _whole(word, part),
+                whole(word, part),
                 first - start,
                 at - start,
                 seen,
             )
             flags[count] = _flags(capital, lower, length)
-            bases[count] = owner if owned > 0 and owned + 1 == length and last == _S else _NONE
+            bases[count] = owner if owned > 0 and owned + 1 == length and last == S else _NONE
             count += 1
             seen, word, part, length, lower, owned = np.uint8(0), SEED, _NONE, 0, np.int32(0), -1
         if value == SEPARATOR:
@@ -242,7 +248,7 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
                 word, part = _character(word, part, last)
             if alone:
                 hashes[count], starts[count], stops[count], before[count] = (
-                    _whole(word, part), first - start, at + size - start, seen
+                    whole(word, part), first - start, at + size - start, seen
                 )  # fmt: skip
                 flags[count], bases[count] = 0, 0
                 count += 1
@@ -250,13 +256,13 @@ def split(data, start, stop, entry, more, separators, hashes, bases, starts, sto
         at += size
     if length:
         hashes[count], starts[count], stops[count], before[count] = (
-            _whole(word, part),
+            whole(word, part),
             first - start,
             stop - start,
             seen,
         )
         flags[count] = _flags(capital, lower, length)
-        bases[count] = owner if owned > 0 and owned + 1 == length and last == _S else _NONE
+        bases[count] = owner if owned > 0 and owned + 1 == length and last == S else _NONE
         count += 1
         seen = np.uint8(0)
     before[count] = seen
