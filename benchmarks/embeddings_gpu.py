@@ -110,7 +110,7 @@ def main() -> None:
     print(f"  of torch's ranks {wrong:.1%} hold another row than the exact ones; {missed:.2%} of the rows are missed")
 
     with_torch = device._exact_on
-    device._exact_on = lambda _device: device.exact  # type: ignore[assignment]
+    device._exact_on = lambda _device, _width: device.exact  # type: ignore[assignment]
     text, result = timed(lambda: device.nearest(queries, blocks, arguments.k, "cuda", "float16"), 1)
     print(f"  exact, float16, without triton: {text}")
     assert np.array_equal(result.rows, results["float16"].rows)

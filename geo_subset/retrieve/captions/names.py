@@ -281,7 +281,7 @@ def _regions(
         elif (free := np.flatnonzero((meaning[number] == -1) | (meaning[number] == keys[key]))).size:
             meaning[number, free[0]] = keys[key]
     also_lower = (np.diff(offsets) > 1) | (written[numbers] == FULL)
-    lower_starts = trie.starts_of(words[offsets[:-1]][also_lower & (numbers >= 0)], len(regions.starts))
+    lower_starts = trie.starts_of(words[offsets[:-1][also_lower & (numbers >= 0)]], len(regions.starts))
     country = [keys.get((code, None), -1) for code in table["country"].to_pylist()]
     pairs = zip(table["country"].to_pylist(), table["admin1"].to_pylist(), strict=True)
     region = [keys.get((code or "", name), -1) if name else -1 for code, name in pairs]

@@ -170,7 +170,7 @@ def split_plain(data, start, stop, separators, starts, steps, s):  # type: ignor
     """As `words.split`, into the arrays of `s` (features.Scratch); -1 if the text is not plain (it is not ASCII, or an
     HTML entity is in it), or ends so close to the end of `data` that it cannot be read by 64 bytes.
 
-    Asks for what will be looked at in the bitmaps of names (`trie.Trie`).
+    Of text without apostrophes it asks for what will be looked at in the bitmaps of names (`trie.Trie`).
     """
     size = stop - start
     chunks = (size + CHUNK - 1) // CHUNK

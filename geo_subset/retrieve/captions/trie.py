@@ -35,8 +35,9 @@ _FILTER_WORDS, _STEP_WORDS = 1 << 15, 1 << 18
 
 @dataclass(frozen=True)
 class Trie:
-    """`firsts` and `slots` uint64 (S, 2): first words and those that go on; `starts` uint64 (B, 2) and `steps`
-    uint64 (B,): their bitmaps. All sizes are powers of two. `names`: how many."""
+    """`firsts` and `slots` uint64 (S, 2): first words and those that go on; `starts` uint64 (B, 2) and `steps` uint64
+    (B,): their bitmaps, of words that begin a name and that are one, and of what may follow. All sizes are powers
+    of two. `names`: how many."""
 
     firsts: npt.NDArray[np.uint64]
     slots: npt.NDArray[np.uint64]

@@ -5,16 +5,16 @@ operands, float32 sums) stay on the device: only rows above a query's bound leav
 scored exactly there by the same tree of float64 sums, so that nothing but results is ever copied back. The bounds are
 those that `search` argues.
 
-Pairs are collected over tiles and reduced when there are twice as many as can be among the best: so they are about k of
-a query for each doubling of the rows seen. Blocks come in ascending order, and of a tile the pairs come by query and
-row: a stable sort by query and falling score leaves equal scores by row.
+Pairs are collected over tiles and reduced when there are twice as many as can be among the best (and a million; and
+after each tile until every query has k of them): so they are about k of a query for each doubling of the rows seen.
+Blocks come in ascending order, and of a tile the pairs come by query and row: a stable sort by query and falling
+score leaves equal scores by row.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -25,7 +25,7 @@ from geo_subset.retrieve.embeddings.vectors import Floats
 
 #: Scores of a tile at most: 256 MB as float32.
 TILE_SCORES = 64 << 20
-#: Bytes that a score of a tile takes at its worst: the product as it comes, as float32 and masked, the comparison.
+#: Bytes that a score of a tile takes: the product as it comes, as float32 and masked, the comparison; but for pairs.
 _SCORE_BYTES = 16
 #: Pairs that are scored exactly at a time.
 _EXACT = 1 << 16
@@ -48,7 +48,7 @@ def nearest(queries: Floats, blocks: Iterable[Block], k: int, device: str, dtype
     floor = torch.full((count,), -torch.inf, device=device)
     pairs = _Pairs(count, k, device)
     step = max(1, int(min(TILE_SCORES, _memory(device) / 4 / _SCORE_BYTES)) // max(1, count))
-    score_of = _exact_on(device)
+    score_of = _exact_on(device, width)
     unknown = True  # whether some query has no floor yet
     for first, vectors, usable in _on_device(blocks, device):
         rows = vectors.to(kind)
@@ -93,10 +93,9 @@ def exact(queries: Any, vectors: Any, query: Any, row: Any) -> Any:
     found = []
     for start in range(0, len(query), _EXACT):
         part = slice(start, start + _EXACT)
-        products = queries[query[part]].double() * vectors[row[part]].double()
+        products = _halves_added(queries[query[part]].double() * vectors[row[part]].double())
         while products.shape[1] > 16 and products.shape[1] % 2 == 0:
-            half = products.shape[1] // 2
-            products = products[:, :half] + products[:, half:]
+            products = _halves_added(products)
         total = products[:, 0]
         for column in range(1, products.shape[1]):
             total = total + products[:, column]
@@ -104,8 +103,13 @@ def exact(queries: Any, vectors: Any, query: Any, row: Any) -> Any:
     return torch.cat(found) if found else torch.zeros(0, device=queries.device)
 
 
+def _halves_added(products: Any) -> Any:
+    half = products.shape[1] // 2
+    return products[:, :half] + products[:, half:]
+
+
 @functools.cache
-def _exact_on(device: str) -> Callable[[Any, Any, Any, Any], Any]:
+def _exact_on(device: str, width: int) -> Callable[[Any, Any, Any, Any], Any]:
     """`exact`, or what does the same in one kernel, if this machine can compile it."""
     if not device.startswith("cuda"):
         return exact
@@ -114,11 +118,12 @@ def _exact_on(device: str) -> Callable[[Any, Any, Any, Any], Any]:
 
         from geo_subset.retrieve.embeddings.triton_kernels import tree_dots
 
-        one = torch.ones((1, 16), device=device)
+        one = torch.ones((1, width), device=device)
         first = torch.zeros(1, dtype=torch.int64, device=device)
         tree_dots(one, one, first, first)
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        # triton may be absent, old, or without a C compiler (or Python's headers) for what launches its kernels
+    except Exception as error:  # noqa: BLE001
+        # triton may be absent, too old, or without a C compiler (or Python's headers) for what launches its kernels;
+        # each is an exception of its own kind.
         message = f"scores are computed without triton, which takes several times longer: {error}"
         events.event("without triton", message, level=logging.WARNING, error=str(error))
         return exact
@@ -150,6 +155,7 @@ class _Pairs:
         import torch
 
         query, row, score = (torch.cat([held[i] for held in self._held]) for i in range(3))
+        self._held = []  # their memory is needed
         order = torch.sort((query << 32) + _falling(score), stable=True).indices
         query, row, score = query[order], row[order], score[order]
         del order

@@ -51,6 +51,17 @@ def tree_dots(queries: Any, vectors: Any, query: Any, row: Any) -> Any:
     out = torch.empty(len(query), dtype=torch.float32, device=queries.device)
     if len(query):
         _tree_dots[(triton.cdiv(len(query), _PAIRS),)](
-            queries, vectors, query, row, out, len(query), width, last, 1 << levels, levels, _PAIRS, num_warps=4
+            queries,
+            vectors,
+            query.contiguous(),
+            row.contiguous(),
+            out,
+            len(query),
+            width,
+            last,
+            1 << levels,
+            levels,
+            _PAIRS,
+            num_warps=4,
         )
     return out

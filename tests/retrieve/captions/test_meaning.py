@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from gazetteer import compiled, matched, meanings
+from gazetteer import WORLD, compiled, matched, meanings, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geo_subset.retrieve.captions import decide, features, model
+from geo_subset.retrieve.captions import decide, features, model, names
 from geo_subset.retrieve.captions.matcher import Matcher
 
 pytestmark = pytest.mark.ci
@@ -146,3 +147,12 @@ def test_the_model_knows_every_feature_it_weighs():
         assert getattr(features, name.upper()) == number
     assert model.weights().shape == (len(model.LEVELS), len(features.FEATURES))
     assert np.isfinite(model.weights()).all()
+
+
+def test_regions_without_a_word_are_none():
+    table = places()
+    nothing = pa.array(["-"] * table.num_rows), pa.array(["ZW"] * table.num_rows)
+    for column, values in zip(("admin1", "country"), nothing, strict=True):
+        at = table.schema.get_field_index(column)
+        table = table.set_column(at, table.schema.field(column), values.cast(table.schema.field(column).type))
+    names.compile_names(pa.concat_tables([places(), table]), WORLD)

@@ -155,7 +155,20 @@ def test_the_kernel_for_gpus_adds_as_torch_does(monkeypatch, columns):
     pairs = [torch.from_numpy(rng.integers(0, n, 41)).to(where) for n in (5, 300)]
     found = triton_kernels.tree_dots(asked, rows, *pairs)
     assert torch.equal(found.view(torch.int32), device.exact(asked, rows, *pairs).view(torch.int32))
+    plain = vectors.exact(*(held[at].cpu().numpy() for held, at in zip((asked, rows), pairs, strict=True)))
+    assert np.array_equal(found.cpu().numpy(), plain)
     assert len(triton_kernels.tree_dots(asked, rows, pairs[0][:0], pairs[1][:0])) == 0
+
+
+def test_sixteen_numbers_are_added_in_the_same_order():
+    """Their halves cancel, but for what is lost when they are added from left to right."""
+    torch = pytest.importorskip("torch")
+    query, row = np.zeros((1, 16), np.float32), np.zeros((1, 16), np.float32)
+    query[0, [0, 1, 8]] = row[0, [0, 1, 8]] = 0.7, 2.0**-30, 0.7
+    row[0, 8] = -0.7
+    zero = torch.zeros(1, dtype=torch.int64)
+    found = device.exact(torch.from_numpy(query), torch.from_numpy(row), zero, zero)
+    assert found.tolist() == vectors.exact(query, row).tolist() == [2.0**-60]
 
 
 def test_small_tiles_on_a_device(monkeypatch):
