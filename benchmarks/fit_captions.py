@@ -33,6 +33,7 @@ from geo_subset import settings
 from geo_subset.places import stage
 from geo_subset.retrieve.captions import evidence, lexicon, model, names, trie, world
 from geo_subset.retrieve.captions import features as features_of
+from geo_subset.retrieve.captions.candidates import dense
 from geo_subset.retrieve.captions.model import LEVELS
 from geo_subset.runfolder import StageFolder
 
@@ -66,7 +67,7 @@ def _gather_all(data, ends, t, s, weights, caption, mention, place, features):  
         )
         for c in range(candidates):
             caption[number], mention[number], place[number] = i, s.mention[c], s.place[c]
-            evidence.dense(s, c, features[number])
+            dense(s, c, features[number])
             number += 1
     return number
 

@@ -9,7 +9,7 @@ from geo_subset.retrieve.captions import lexicon
 from geo_subset.retrieve.captions.features import MOST_REGIONS, NO_CLAIM, UNKNOWN_CLAIM
 from geo_subset.retrieve.captions.folding import COMMA, SPACE, STOP
 from geo_subset.retrieve.captions.names import CODE, FIRST, FULL, HOME, IN_REGION, NUMBER, SEVERAL
-from geo_subset.retrieve.captions.trie import find, look_up, may_be_name, may_start
+from geo_subset.retrieve.captions.trie import find, look_up, may_start
 from geo_subset.retrieve.captions.words import ALL_CAPITALS, CAPITAL
 
 _NEAR, _WITHIN, _NATURE, _STREET, _BODY = lexicon.NEAR, lexicon.WITHIN, lexicon.NATURE, lexicon.STREET, lexicon.BODY
@@ -28,25 +28,7 @@ def classify(t, s, first, last):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def candidates(t, s, words):  # type: ignore[no-untyped-def]
-    """Sets s.found and s.named to the words that may begin a name, and a region's, as `find` takes them. Returns how
-    many there are of each."""
-    places = regions = 0
-    for word in range(np.uint64(words)):
-        hashed, base, capital = s.hashes[word], s.bases[word], np.uint64(s.flags[word] & CAPITAL)
-        place, alone, region = may_start(t.starts, hashed), may_be_name(t.starts, hashed), _may_name(t, hashed, capital)
-        if base:
-            alone |= may_be_name(t.starts, base)
-            region |= _may_name(t, base, capital)
-        s.found[places, 0], s.found[places, 1] = word, alone
-        s.named[regions, 0], s.named[regions, 1] = word, 1
-        places += np.int64(place | alone)  # a branch on it would be mispredicted
-        regions += np.int64(region)
-    return places, regions
-
-
-@inlined
-def _may_name(t, word, capital):  # type: ignore[no-untyped-def]
+def may_name_region(t, word, capital):  # type: ignore[no-untyped-def]
     """Whether a region's name may begin with the word; `capital` is 1 if it is written with one."""
     return may_start(t.region_lower_starts, word) | (may_start(t.region_starts, word) & capital)
 
