@@ -19,8 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-BLOCK = 131_072
-
 
 def peer(queries: Any, blocks: list[Any], k: int) -> Any:
     """Row numbers (queries, k): float16 product and topk of each block, merged by another topk."""
@@ -40,8 +38,8 @@ def peer(queries: Any, blocks: list[Any], k: int) -> Any:
     return rows.cpu().numpy()
 
 
-def timed(function: Callable[[], Any], repeats: int) -> tuple[str, Any]:
-    """Median and spread of wall seconds, after one run to warm up; and the last result."""
+def timed(function: Callable[[], Any], repeats: int) -> tuple[list[float], Any]:
+    """Wall seconds, after one run to warm up, and the last result."""
     import torch
 
     function()
@@ -52,7 +50,11 @@ def timed(function: Callable[[], Any], repeats: int) -> tuple[str, Any]:
         result = function()
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    return f"{statistics.median(seconds):.3f} s ({min(seconds):.3f}-{max(seconds):.3f})", result
+    return seconds, result
+
+
+def told(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.3f} s ({min(seconds):.3f}-{max(seconds):.3f})"
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from geo_subset.retrieve.embeddings import device, search, vectors
+    from geo_subset.retrieve.embeddings import device, plan, search, vectors
 
     torch.manual_seed(0)
     made = torch.randn(arguments.rows, arguments.columns, device="cuda")
@@ -72,13 +74,14 @@ def main() -> None:
     asked = torch.randn(arguments.queries, arguments.columns, device="cuda")
     queries = vectors.prepare((asked / asked.norm(dim=1, keepdim=True)).cpu().numpy()).vectors
     del made, asked
-    starts = range(0, arguments.rows, BLOCK)
+    size = plan.block_rows(arguments.columns)
+    starts = range(0, arguments.rows, size)
     vectors.prepare(raw[:1000])
     started = time.perf_counter()
-    vectors.prepare(raw[:BLOCK])
-    one = min(BLOCK, arguments.rows) / (time.perf_counter() - started)
+    vectors.prepare(raw[:size])
+    one = min(size, arguments.rows) / (time.perf_counter() - started)
     with ThreadPoolExecutor() as pool:
-        prepared = list(pool.map(lambda start: vectors.prepare(raw[start : start + BLOCK]), starts))
+        prepared = list(pool.map(lambda start: vectors.prepare(raw[start : start + size]), starts))
     blocks = [search.Block(start, part.vectors, part.usable) for start, part in zip(starts, prepared, strict=True)]
     operations = 2 * arguments.queries * arguments.rows * arguments.columns
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
@@ -86,12 +89,12 @@ def main() -> None:
     print(f"  vectors prepared by one thread: {one / 1e6:.2f} M/s")
 
     square = torch.randn(8192, 8192, device="cuda").half()
-    text, _ = timed(lambda: [square @ square for _ in range(50)], 3)
-    print(f"  product alone: {50 * 2 * 8192**3 / float(text.split()[0]) / 1e12:.0f}e12 operations a second")
+    seconds, _ = timed(lambda: [square @ square for _ in range(50)], 3)
+    print(f"  product alone: {50 * 2 * 8192**3 / statistics.median(seconds) / 1e12:.0f}e12 operations a second")
 
-    pinned = [(start, torch.from_numpy(raw[start : start + BLOCK]).pin_memory()) for start in starts]
-    text, approximate = timed(lambda: peer(queries, pinned, arguments.k), arguments.repeats)
-    print(f"  torch: float16 product and topk, from pinned memory, not exact: {text}")
+    pinned = [(start, torch.from_numpy(raw[start : start + size]).pin_memory()) for start in starts]
+    seconds, approximate = timed(lambda: peer(queries, pinned, arguments.k), arguments.repeats)
+    print(f"  torch: float16 product and topk, from pinned memory, not exact: {told(seconds)}")
     results = {}
     for dtype in ("float16", "bfloat16", "float32"):
         torch.cuda.reset_peak_memory_stats()
@@ -99,22 +102,24 @@ def main() -> None:
         def ours(dtype: str = dtype) -> search.Nearest:
             return device.nearest(queries, blocks, arguments.k, "cuda", dtype)
 
-        text, results[dtype] = timed(ours, arguments.repeats)
-        rate = operations / float(text.split()[0]) / 1e12
+        seconds, results[dtype] = timed(ours, arguments.repeats)
+        rate = operations / statistics.median(seconds) / 1e12
         held = torch.cuda.max_memory_allocated() / 1e9
-        print(f"  exact, {dtype}: {text}, {rate:.1f}e12 operations a second, {held:.1f} GB of the GPU's memory")
+        print(
+            f"  exact, {dtype}: {told(seconds)}, {rate:.1f}e12 operations a second, {held:.1f} GB of the GPU's memory"
+        )
     wrong = (approximate != results["float16"].rows).mean()
     missed = 1 - np.mean(
         [len(np.intersect1d(a, b)) for a, b in zip(approximate[:500], results["float16"].rows[:500], strict=True)]
     ) / arguments.k  # fmt: skip
     print(f"  of torch's ranks {wrong:.1%} hold another row than the exact ones; {missed:.2%} of the rows are missed")
 
-    with_torch = device._exact_on
+    usual = device._exact_on
     device._exact_on = lambda _device, _width: device.exact  # type: ignore[assignment]
-    text, result = timed(lambda: device.nearest(queries, blocks, arguments.k, "cuda", "float16"), 1)
-    print(f"  exact, float16, without triton: {text}")
+    seconds, result = timed(lambda: device.nearest(queries, blocks, arguments.k, "cuda", "float16"), 1)
+    print(f"  exact, float16, without triton: {told(seconds)}")
     assert np.array_equal(result.rows, results["float16"].rows)
-    device._exact_on = with_torch
+    device._exact_on = usual
 
     few = queries[: arguments.check]
     started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -155,4 +156,36 @@ def test_regions_without_a_word_are_none():
     for column, values in zip(("admin1", "country"), nothing, strict=True):
         at = table.schema.get_field_index(column)
         table = table.set_column(at, table.schema.field(column), values.cast(table.schema.field(column).type))
-    names.compile_names(pa.concat_tables([places(), table]), WORLD)
+    found, counters = names.compile_names(pa.concat_tables([places(), table]), WORLD)
+    assert counters["places"] == 2 * table.num_rows
+    assert (found.regions.names, found.trie.names) == (compiled().regions.names, compiled().trie.names)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                ["in", "or", "me", "il", "w", "n", "mex", "virginia", "texas", "paris", "greene", "county"]
+            ),
+            st.sampled_from([str.lower, str.title, str.upper]),
+            st.sampled_from([" ", ", ", ". ", "'s "]),
+        ),
+        max_size=8,
+    )
+)
+def test_abbreviations_in_lower_case_are_left_out_without_a_difference(parts):
+    caption = "".join(case(word) + after for word, case, after in parts)
+    assert meanings(_shortcut(), caption) == meanings(_without_shortcut(), caption)
+
+
+@functools.cache
+def _shortcut() -> Matcher:
+    return Matcher(compiled(), 0.05)
+
+
+@functools.cache
+def _without_shortcut() -> Matcher:
+    whole = compiled()
+    assert (whole.region_lower_starts != whole.regions.starts).any()
+    return Matcher(dataclasses.replace(whole, region_lower_starts=whole.regions.starts), 0.05)

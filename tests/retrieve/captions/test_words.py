@@ -189,6 +189,12 @@ def test_words_of_any_length_are_those_of_the_reference(text, names):
     assert scanned(text.encode(), encoded) == (len(words), names_in(words, wanted))
 
 
+def test_a_possessive_is_found_whatever_else_begins_with_it():
+    names = [b"Boston", b"Boston's Best", b"Boston's Best Cakes"]
+    for text, last in ((b"Boston's harbor", 1), (b"Boston's", 1), (b"Boston's best", 2), (b"Boston's best cake", 2)):
+        assert scanned(text, names)[1] == [(0, last)]
+
+
 _PLAIN = st.text(st.sampled_from("azAZ09@[`{/:_ ,.;()-\0\n"), max_size=40)
 
 
