@@ -31,7 +31,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from geo_subset import manifests, stopping, storage, tables, work
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
-from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, add_usage, digest_of, versions
+from geo_subset.manifests import (
+    FileEntry,
+    Manifest,
+    Progress,
+    Record,
+    Started,
+    add_counters,
+    add_usage,
+    digest_of,
+    versions,
+)  # fmt: skip
 
 #: Raised when a format on storage changes: what older versions wrote is then made again.
 FORMAT = 1
@@ -95,13 +105,11 @@ class StageFolder:
     def manifest(self) -> Manifest | None:
         """The manifest, whatever its fingerprint; None if the stage never finished (or was started anew)."""
         try:
-            text = storage.read_text(f"{self.url}/{_MANIFEST}")
-            if text is None:
-                return None
-            return manifests.manifest_from_json(text)
-        except (ValueError, KeyError, TypeError) as error:
+            text = storage.read_bytes(f"{self.url}/{_MANIFEST}", manifests.MANIFEST_BYTES)
+            return None if text is None else manifests.manifest_from_json(text)
+        except ValueError as error:
             raise StageError(
-                f"{self.url}/{_MANIFEST} is damaged ({error!r}); remove it to make the stage again"
+                f"{self.url}/{_MANIFEST} is damaged ({error}); remove it to make the stage again"
             ) from error
         except OSError as error:
             raise from_os_error(error, f"reading {self.url}") from error
@@ -132,20 +140,20 @@ class StageFolder:
         if started is None:
             return Progress("not started")
         names, there = storage.newest(f"{self.url}/{_RECORDS}", MOST_READ)
-        records = list(self._read_records(names, started["fingerprint"]).values())
-        now, began = time.time(), float(started["started"])
+        records = list(self._read_records(names, started.fingerprint).values())
+        now, began = time.time(), started.started
         since = max(now - RECENT, began)
         if there > len(names):  # no further back than what was read
             since = max(since, min((record.extra["finished"] for record in records), default=since))
         return Progress(
-            state="unfinished" if self.fingerprint in ("", started["fingerprint"]) else "out of date",
-            units=started["units"],
+            state="unfinished" if self.fingerprint in ("", started.fingerprint) else "out of date",
+            units=started.units,
             units_done=len(records) if there <= len(names) else there - 1,  # but stage.json
             seconds=manifests.seconds_so_far(started, records),
-            fingerprint=started["fingerprint"],
+            fingerprint=started.fingerprint,
             sums=manifests.sums(records),
             recent=manifests.sums([record for record in records if record.extra["finished"] >= since]),
-            recent_seconds=round(now - since, 3),
+            recent_seconds=round(max(0.0, now - since), 3),
             last=max((record.extra["finished"] for record in records), default=None),
         )
 
@@ -189,7 +197,7 @@ class StageFolder:
             storage.remove(f"{self.url}/{_MANIFEST}")
             records = self._records(self.fingerprint)
             before = self._started()
-            same = before is not None and before["fingerprint"] == self.fingerprint
+            same = before is not None and before.fingerprint == self.fingerprint
             earlier = manifests.seconds_so_far(before, records.values()) if before and same else 0.0
             sizes = storage.sizes(self.url)
             records = {
@@ -199,8 +207,8 @@ class StageFolder:
             }
             self._remove_all_but(records)
             # Beside the records, not among them: `status` reads from it how many units there are, and since when.
-            started = {"fingerprint": self.fingerprint, "units": units, "started": time.time(), "earlier": earlier}
-            storage.write_text(f"{self.url}/{_RECORDS}/stage.json", json.dumps(started))
+            started = Started(self.fingerprint, units, time.time(), earlier)
+            storage.write_text(f"{self.url}/{_RECORDS}/stage.json", manifests.started_to_json(started))
         except OSError as error:
             raise from_os_error(error, f"writing to {self.url}") from error
         return records
@@ -269,7 +277,7 @@ class StageFolder:
     def recorded(self, unit: str) -> Record | None:
         """The record of a unit, if it counts already. Asked before its files are put in place, it keeps a straggler (a
         worker that outlived its driver) from writing over those of the run that took over."""
-        record = manifests.record_from_json(storage.read_text(f"{self.url}/{_RECORDS}/{unit}.json"), self.fingerprint)
+        record = self._read_record(unit, self.fingerprint)
         manifest = self.manifest() if record is None else None
         if manifest is not None and manifest.fingerprint == self.fingerprint:
             return next((record for record in manifest.units if record.unit == unit), None)
@@ -295,7 +303,8 @@ class StageFolder:
         stopping.check()
         total = add_counters([*(record.counters for record in units), counters or {}])
         total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
-        seconds = round(seconds + (self._started() or {"earlier": 0.0})["earlier"], 3)
+        started = self._started()
+        seconds = round(seconds + (started.earlier if started else 0.0), 3)
         usage = add_usage([*(u.extra.get("usage", {}) for u in units), *(step.usage for step in beforehand)])
         manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units, usage)
         try:
@@ -317,13 +326,11 @@ class StageFolder:
                 f"{wrong[0]}: do all nodes see this folder? Run again to make them again"
             )
 
-    def _started(self) -> dict[str, Any] | None:
-        """What `start` noted: fingerprint, units, started (Unix seconds), earlier (seconds of cut off processes)."""
-        try:
-            text = storage.read_text(f"{self.url}/{_RECORDS}/stage.json")
-            return None if text is None else dict(json.loads(text))
-        except ValueError:
-            return None
+    def _started(self) -> Started | None:
+        """What `start` noted."""
+        return manifests.started_from_json(
+            storage.read_bytes(f"{self.url}/{_RECORDS}/stage.json", manifests.STARTED_BYTES)
+        )
 
     def remove(self) -> None:
         """Removes the whole folder, if it is there: it held what only another stage needed for a while."""
@@ -345,11 +352,14 @@ class StageFolder:
         return self._read_records(storage.sizes(f"{self.url}/{_RECORDS}"), wanted)
 
     def _read_records(self, names: Iterable[str], wanted: str) -> dict[str, Record]:
-        there = [name for name in names if name.endswith(".json") and name != "stage.json"]
+        units = [name.removesuffix(".json") for name in names if name.endswith(".json") and name != "stage.json"]
         with ThreadPoolExecutor(16) as pool:
-            texts = pool.map(storage.read_text, [f"{self.url}/{_RECORDS}/{name}" for name in there])
-            records = [manifests.record_from_json(text, wanted) for text in texts]
-        return {record.unit: record for record in records if record is not None}
+            records = pool.map(lambda unit: self._read_record(unit, wanted), units)
+            return {record.unit: record for record in records if record is not None}
+
+    def _read_record(self, unit: str, wanted: str) -> Record | None:
+        text = storage.read_bytes(f"{self.url}/{_RECORDS}/{unit}.json", manifests.RECORD_BYTES)
+        return manifests.record_from_json(text, wanted, unit)
 
     def _remove_all_but(self, records: dict[str, Record]) -> None:
         kept = {entry.path for record in records.values() for entry in record.files}
