@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _ended("failed", f"geo-subset: {error}")
         return error.exit_status
     except (KeyboardInterrupt, click.Abort):
-        from geo_subset.runfolder import in_ray_job
+        from geo_subset.ownership import in_ray_job
 
         again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(words)}"
         _ended("stopped", f"\nstopped; what is done is kept. To go on: {again}")
@@ -94,7 +94,7 @@ def _stage_command(name: str, last: str, help_text: str) -> None:
         from geo_subset import events, pipeline, settings
 
         events.set_up_logging()
-        loaded = settings.load(run_file, overrides)
+        loaded = settings.load(run_file, overrides, last)
         results = pipeline.run(loaded, last, address)
         if all(result.skipped for result in results):
             click.echo("nothing to do: every stage is done already")
@@ -112,16 +112,16 @@ _stage_command("run", "report", "All stages.")
 )
 def places(run_file: Path, overrides: tuple[str, ...], address: str | None, preview: int | None) -> None:
     """The places table and the search texts."""
-    from geo_subset import events, pipeline, runfolder, settings
+    from geo_subset import events, ownership, pipeline, runfolder, settings
 
     events.set_up_logging()
-    loaded = settings.load(run_file, overrides)
+    loaded = settings.load(run_file, overrides, "places")
     result = pipeline.run(loaded, "places", address)[-1]
     if preview is not None:
         from geo_subset.places import preview as look
         from geo_subset.places.stage import FILE
 
-        folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "places", result.manifest.fingerprint)
+        folder = runfolder.StageFolder(ownership.open_run(loaded.run), "places", result.manifest.fingerprint)
         with folder.local([FILE]) as (file,):
             for line in look.lines(file, result.manifest.counters, preview):
                 click.echo(line)
@@ -143,14 +143,14 @@ def plan(
 
     The places are made for it, as they are for a run.
     """
-    from geo_subset import costs, events, pipeline, runfolder, settings
+    from geo_subset import costs, events, ownership, pipeline, runfolder, settings
     from geo_subset.places.stage import FILE
 
     events.set_up_logging()
     loaded = settings.load(run_file, overrides)
     rates = costs.known(loaded, like, by_hand)
     fingerprint = pipeline.run(loaded, "places", address)[-1].manifest.fingerprint
-    counted = costs.counted(runfolder.StageFolder(runfolder.open_run(loaded.run), "places", fingerprint), FILE)
+    counted = costs.counted(runfolder.StageFolder(ownership.open_run(loaded.run), "places", fingerprint), FILE)
     amounts = list(costs.amounts(*counted, loaded, rates))
     for line in costs.lines(amounts, rates):
         click.echo(line)
@@ -184,7 +184,7 @@ def download(
     if reason is not None and not retry_failed:
         raise click.UsageError("--reason goes with --retry-failed")
     events.set_up_logging()
-    loaded = settings.load(run_file, overrides)
+    loaded = settings.load(run_file, overrides, "download")
     results = pipeline.run(loaded, "download", address)
     if retry_failed:
         _retry_failed(loaded, results[-1].manifest, reason, address)
@@ -194,10 +194,10 @@ def download(
 
 
 def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, address: str | None) -> None:
-    from geo_subset import cluster, events, lease, nodes, runfolder
+    from geo_subset import cluster, events, lease, nodes, ownership, runfolder
     from geo_subset.download import stage
 
-    folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "download", manifest.fingerprint)
+    folder = runfolder.StageFolder(ownership.open_run(loaded.run), "download", manifest.fingerprint)
     about = events.about(run=folder.run_url, stage="download")
     with lease.held(folder.run_url), about, cluster.connect(loaded.cluster, address):
         nodes.check()
@@ -209,37 +209,69 @@ def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, addr
     click.echo(f"{more:,} more images; now {stage.describe(after)}")
 
 
-_stage_command("report", "report", "Numbers, plots and contact sheets, and what they need before them.")
+def _run_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.argument("run", metavar="RUN")(function)
 
 
 @commands.command()
-@_run_file
+@_run_argument
+@_options
+def report(run: str, overrides: tuple[str, ...], address: str | None) -> None:
+    """Numbers, plots and contact sheets, and what they need before them.
+
+    RUN: a run file; or a run folder, whose other stages are taken as they are.
+    """
+    from geo_subset import events, pipeline, run_argument, settings
+
+    events.set_up_logging()
+    if of_folder := run_argument.is_folder(run):
+        loaded = run_argument.look(run, overrides).settings
+    else:
+        loaded = settings.load(run, overrides)
+    results = pipeline.run(loaded, "report", address, as_made=of_folder)
+    if all(result.skipped for result in results):
+        click.echo("nothing to do: every stage is done already")
+    _where(loaded.run, "report")
+
+
+@commands.command()
+@_run_argument
 @_options
 @click.option("as_json", "--json", is_flag=True, help="Print JSON.")
-def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
-    """What is done, what is left, counters and rates."""
+def status(run: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+    """What is done, what is left, counters and rates. RUN: a run file or a run folder."""
     del address  # taken everywhere; reading a folder needs no cluster
-    from geo_subset import lease, pipeline, runfolder, settings
+    from geo_subset import lease, ownership, pipeline, run_argument, superseding
     from geo_subset import status as shown
 
-    loaded = settings.load(run_file, overrides)
-    held_by = lease.holder(runfolder.open_run(loaded.run))
+    looked = run_argument.look(run, overrides)
+    run_url = ownership.open_run(looked.settings.run)
+    held_by = lease.holder(run_url)
     dead = held_by is not None and lease.lives(held_by) is False
-    stages = shown.tree(dict(pipeline.status(loaded)), None if dead else held_by)
-    click.echo(json.dumps(stages, indent=1) if as_json else "\n".join(shown.lines(stages)))
+    stages = shown.tree(dict(pipeline.status(looked.settings)), None if dead else held_by, superseding.apart(run_url))
+    if as_json:
+        click.echo(json.dumps(stages, indent=1))
+        return
+    for line in shown.lines(stages):
+        click.echo(line)
+    if looked.differences:
+        click.echo(f"the run was made with other settings than {run} has now: {'; '.join(looked.differences)}")
 
 
 @commands.command()
-@_run_file
+@_run_argument
 @_options
-def verify(run_file: Path, overrides: tuple[str, ...], address: str | None) -> None:
-    """Re-reads every shard and compares it with manifest and samples; changes nothing."""
-    from geo_subset import cluster, events, runfolder, settings
+def verify(run: str, overrides: tuple[str, ...], address: str | None) -> None:
+    """Re-reads every shard and compares it with manifest and samples; changes nothing.
+
+    RUN: a run file or a run folder.
+    """
+    from geo_subset import cluster, events, ownership, run_argument
     from geo_subset.download import verify as verification
 
     events.set_up_logging()
-    loaded = settings.load(run_file, overrides)
-    plan = verification.prepare(loaded, runfolder.open_run(loaded.run))
+    loaded = run_argument.look(run, overrides).settings
+    plan = verification.prepare(loaded, ownership.open_run(loaded.run))
     about = events.about(run=plan.folder.run_url, stage="verify")
     with about, cluster.connect(loaded.cluster, address):
         report = verification.run(plan, loaded)
@@ -255,6 +287,46 @@ def verify(run_file: Path, overrides: tuple[str, ...], address: str | None) -> N
     )
     if report.problem_count:
         raise StageError(f"{plan.folder.url} is not what it should be: {report.problem_count:,} problems, listed above")
+
+
+@commands.command()
+@_run_argument
+@_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clean(run: str, overrides: tuple[str, ...], address: str | None, yes: bool) -> None:
+    """Frees results that newer settings superseded. Nothing else ever removes a finished result.
+
+    RUN: a run file or a run folder.
+    """
+    del address  # taken everywhere; this needs no cluster
+    from geo_subset import events, lease, ownership, run_argument, superseding
+    from geo_subset import status as shown
+
+    events.set_up_logging()
+    run_url = ownership.check(run_argument.look(run, overrides).settings.run)
+    with lease.held(run_url):
+        found = list(superseding.apart(run_url))
+        if not found:
+            click.echo("nothing to free: no result is superseded")
+            return
+        for each in found:
+            click.echo(shown.superseded_line(each))
+        freed = f"{sum(each.bytes for each in found) / 1e6:,.1f} MB in {sum(len(each.files) for each in found):,} files"
+        if not yes and not _confirmed(f"Remove {freed}?"):
+            click.echo("nothing was removed")
+            return
+        for each in found:
+            superseding.remove(each)
+        click.echo(f"freed {freed}")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        raise click.UsageError(
+            "nobody answered, so nothing was removed; to remove without being asked: --yes"
+        ) from None
 
 
 @commands.command()
@@ -276,16 +348,17 @@ def demo(
     address: str | None,
 ) -> None:
     """The whole pipeline on an embedded world, no network."""
-    from geo_subset import events, pipeline, runfolder, settings
+    from geo_subset import events, ownership, pipeline, settings
     from geo_subset.demo import launch
 
     events.set_up_logging()
+    ownership.claim(str(out))
     world = launch.build(out, places, images, port, corpus)
     run_file = launch.write_run_file(world, out)
     loaded = settings.load(run_file, overrides)
     with launch.serving(world):
         results = {result.stage: result for result in pipeline.run(loaded, address=address)}
-    run_url = runfolder.open_run(loaded.run)
+    run_url = ownership.open_run(loaded.run)
     truth = launch.truth_share(world, run_url)
     if all(result.skipped for result in results.values()):
         click.echo("nothing to do: every stage is done already")
@@ -308,10 +381,10 @@ def demo(
 
 
 def _where(run: str, last: str) -> None:
-    from geo_subset import runfolder
+    from geo_subset import layout, ownership
 
-    url = runfolder.open_run(run)
-    folder = runfolder.STAGES[last][0]
+    url = ownership.open_run(run)
+    folder = layout.STAGES[last][0]
     click.echo(f"{url}/{folder}" + ("/index.html" if last == "report" else ""))
 
 

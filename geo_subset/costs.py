@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from geo_subset import runfolder, storage
+from geo_subset import ownership, storage
 from geo_subset.errors import SettingsError
 from geo_subset.manifests import Manifest
 from geo_subset.retrieve.captions import files
@@ -106,7 +106,7 @@ def measured(run: str, num_images: int) -> dict[str, Rate]:
     Raises SettingsError if none of them is, or if it asked for another number of images a place: how fast answers come
     and how many of them are distinct depends on it.
     """
-    url = runfolder.open_run(run)
+    url = ownership.open_run(run)
     text = storage.read_text(f"{url}/run.toml")
     if text is not None and (asked := loads(text).retrieve.num_images) != num_images:
         raise SettingsError(

@@ -36,11 +36,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from geo_subset import stopping, storage
+from geo_subset import layout, stopping, storage
 from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.progress import log
 
-FILE = "_lease.json"
+FILE = layout.LEASE
 #: Seconds between two renewals.
 BEAT = 10.0
 #: Seconds without a change after which a lease counts as dead: four renewals, and some more for a slow storage.
@@ -100,7 +100,7 @@ def held(run_url: str) -> Iterator[None]:
         lease.acquire()
         if storage.is_local(run_url):  # half-written files of a driver that was killed
             for name in storage.sizes(run_url):
-                if name.startswith(storage.TEMPORARY):
+                if storage.is_temporary(name):
                     storage.remove(f"{run_url}/{name}")
     except StageError:
         raise

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Union
 
@@ -247,11 +248,17 @@ def record_to_json(record: Record, fingerprint: str) -> str:
 
 def record_from_json(text: bytes | str | None, fingerprint: str, unit: str) -> Record | None:
     """None if there is no text, or it is damaged, or of another fingerprint or unit: then the unit is not done."""
+    found = any_record_from_json(text, unit)
+    return found[1] if found is not None and found[0] == fingerprint else None
+
+
+def any_record_from_json(text: bytes | str | None, unit: str) -> tuple[str, Record] | None:
+    """A unit's fingerprint and record; None if there is no text, or it is damaged, or of another unit."""
     try:
         tree = _decoded(text or b"", _Record)
-        if tree.fingerprint != fingerprint or tree.unit != unit or "finished" not in tree.extra:
+        if tree.unit != unit or "finished" not in tree.extra:
             return None
-        return _checked(Record(tree.unit, tree.files, Counters(tree.counters), tree.extra))
+        return tree.fingerprint, _checked(Record(tree.unit, tree.files, Counters(tree.counters), tree.extra))
     except ValueError:
         return None
 
@@ -268,10 +275,25 @@ def started_from_json(text: bytes | str | None) -> Started | None:
         return None
 
 
+_making = threading.Lock()
+
+
+def _decoder(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
+    """One at a time: msgspec ends the process where two threads look at a type for the first time."""
+    with _making:
+        return _decoder_once(kind)
+
+
+@cache
+def _decoder_once(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
+    msgspec.convert({}, _Extra)
+    return msgspec.json.Decoder(kind)
+
+
 def _decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
     """Raises ValueError if the text is not of that kind."""
     try:
-        return msgspec.json.decode(text, type=kind)
+        return _decoder(kind).decode(text)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:

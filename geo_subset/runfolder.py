@@ -5,8 +5,10 @@ places, a partition, a shard). A unit's files are written beside their destinati
 store: uploaded whole); then the unit's record is written, and only now do its files count. When all units are
 recorded, the manifest is written from the records, and the records go.
 
-The fingerprint of a stage covers the settings that shape its content, its input files, and everything before it. Files
-of another fingerprint are removed before the first unit is started, so that two runs' parts are never mixed.
+The fingerprint of a stage covers the settings that shape its content, its input files, and everything before it. When
+it changes, what is there is superseded: kept apart (`superseding`), never mixed with new parts.
+
+Only what manifests, records and names that bear a known fingerprint say to be a stage's own is ever moved or removed.
 """
 
 from __future__ import annotations
@@ -14,13 +16,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,8 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import manifests, stopping, storage, tables, work
-from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
+from geo_subset import layout, manifests, statefiles, stopping, storage, superseding, tables, work
+from geo_subset.errors import SettingsError, StageError, from_os_error
+from geo_subset.layout import MANIFEST, RECORDS
 from geo_subset.manifests import (
     FileEntry,
     Manifest,
@@ -43,25 +43,6 @@ from geo_subset.manifests import (
     versions,
 )  # fmt: skip
 
-#: Raised when a format on storage changes: what older versions wrote is then made again.
-FORMAT = 1
-
-#: Stage -> its folder, and the names of the files that are the stage's own to remove.
-STAGES: dict[str, tuple[str, str]] = {
-    "places": ("places", r"places\.parquet"),
-    "gather": ("places/_parts", r"part-\d+-[0-9a-f]{8}\.parquet"),
-    "retrieve": ("matches", r"(part|counts)-\d+-[0-9a-f]{8}\.parquet|failures\.parquet"),
-    "scan": ("matches/_scan", r"(map|counts)-\d+-[0-9a-f]{8}\.parquet"),
-    "texts": ("matches/_scan/_texts", r"texts-\d+-[0-9a-f]{8}\.npy"),
-    "best": ("matches/_scan/_best", r"best-\d+-[0-9a-f]{8}\.parquet"),
-    "rows": ("matches/_scan/_rows", r"rows-\d+-[0-9a-f]{8}\.parquet"),
-    "merge": ("samples", r"part-\d+-[0-9a-f]{8}\.parquet"),
-    "shuffle": ("samples/_shuffle", r"map-\d+-[0-9a-f]{8}\.parquet"),
-    "download": ("shards", r"\d+-[0-9a-f]{8}(\.tar|\.parquet|_stats\.json)|_(retry-\d+-[0-9a-f]{8}|index)\.parquet"),
-    "report": ("report", r"index\.html|summary\.json|[a-z0-9_]+\.png"),
-}
-_MANIFEST = "_manifest.json"
-_RECORDS = "_records"
 #: Seconds before now whose rate `progress` tells.
 RECENT = 300.0
 #: Records that `progress` reads from an object store, where each is a request.
@@ -69,9 +50,14 @@ MOST_READ = 1_000
 
 
 def fingerprint(stage: str, content: Any, before: Manifest | None, inputs: Iterable[str] = ()) -> str:
-    """Hex digest of all that decides a stage's content: settings, the stage before it, and its input files."""
+    """Hex digest of all that decides a stage's content: settings, the stage before it, and the bytes of input files."""
+    return fingerprint_of(stage, content, before, map(file_digest, inputs))
+
+
+def fingerprint_of(stage: str, content: Any, before: Manifest | None, digests: Iterable[str]) -> str:
+    """The same from the digests of the input files."""
     earlier = before.digest() if before else ""
-    return digest_of([str(FORMAT), stage, json.dumps(content, sort_keys=True), earlier, *map(file_digest, inputs)])
+    return digest_of([str(layout.FORMAT), stage, json.dumps(content, sort_keys=True), earlier, *digests])
 
 
 def file_digest(path: str) -> str:
@@ -90,29 +76,23 @@ class StageFolder:
     run_url: str
     stage: str
     fingerprint: str = ""
+    made_from: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What the fingerprint was made from, for people: plain JSON."""
 
     @property
     def url(self) -> str:
-        return f"{self.run_url}/{STAGES[self.stage][0]}"
+        return layout.stage_url(self.run_url, self.stage)
 
     @property
     def tag(self) -> str:
         """Eight digits of the fingerprint, part of file names: a straggler of another run cannot overwrite a part."""
-        return self.fingerprint[:8]
+        return self.fingerprint[: layout.TAG_DIGITS]
 
     # --- reading -----------------------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest | None:
         """The manifest, whatever its fingerprint; None if the stage never finished (or was started anew)."""
-        try:
-            text = storage.read_bytes(f"{self.url}/{_MANIFEST}", manifests.MANIFEST_BYTES)
-            return None if text is None else manifests.manifest_from_json(text)
-        except ValueError as error:
-            raise StageError(
-                f"{self.url}/{_MANIFEST} is damaged ({error}); remove it to make the stage again"
-            ) from error
-        except OSError as error:
-            raise from_os_error(error, f"reading {self.url}") from error
+        return statefiles.read_manifest(self.url)
 
     def finished(self) -> Manifest | None:
         """The manifest if it is of this fingerprint and every file it names is there in full size."""
@@ -136,11 +116,12 @@ class StageFolder:
                 manifests.sums(manifest.units), counters=manifest.counters, usage=manifest.usage
             )
             return Progress(state, units, done, manifest.seconds, manifest.fingerprint, counted)
-        started = self._started()
+        started = statefiles.read_started(self.url)
         if started is None:
             return Progress("not started")
-        names, there = storage.newest(f"{self.url}/{_RECORDS}", MOST_READ)
-        records = list(self._read_records(names, started.fingerprint).values())
+        names, there = statefiles.newest_record_names(self.url, MOST_READ)
+        read = statefiles.read_records(self.url, names)
+        records = [record for fingerprint, record in read if fingerprint == started.fingerprint]
         now, began = time.time(), started.started
         since = max(now - RECENT, began)
         if there > len(names):  # no further back than what was read
@@ -148,7 +129,7 @@ class StageFolder:
         return Progress(
             state="unfinished" if self.fingerprint in ("", started.fingerprint) else "out of date",
             units=started.units,
-            units_done=len(records) if there <= len(names) else there - 1,  # but stage.json
+            units_done=len(records) if there <= len(names) else there,
             seconds=manifests.seconds_so_far(started, records),
             fingerprint=started.fingerprint,
             sums=manifests.sums(records),
@@ -178,7 +159,7 @@ class StageFolder:
         with storage.scratch_folder() as scratch:
             copies = [f"{scratch}/{i}-{Path(name).name}" for i, name in enumerate(names)]
             try:
-                fs.get([f"{root}/{name}" for name in names], copies)
+                storage.fetch(self.url, names, copies)
             except OSError as error:
                 raise from_os_error(error, f"reading {self.url}") from error
             yield copies
@@ -188,30 +169,33 @@ class StageFolder:
     def start(self, units: int) -> dict[str, Record]:
         """Makes the folder ready for the units of this fingerprint and returns the records that count.
 
-        All that does not belong to them (other fingerprints, parts never recorded, half-written files) is removed.
+        Results of other fingerprints are set aside, those of this one that lie apart come back. Raises StageError if a
+        file is in the way that no run has recorded.
         """
         stopping.check()
+        superseding.settle(self.run_url, self.stage, self.fingerprint)
         try:
-            storage.make_folder(f"{self.url}/{_RECORDS}")
+            storage.make_folder(f"{self.url}/{RECORDS}")
             self._keep_units_of_manifest()
-            storage.remove(f"{self.url}/{_MANIFEST}")
-            records = self._records(self.fingerprint)
-            before = self._started()
-            same = before is not None and before.fingerprint == self.fingerprint
-            earlier = manifests.seconds_so_far(before, records.values()) if before and same else 0.0
+            records = self._records()
             sizes = storage.sizes(self.url)
-            records = {
+            counting = {
                 unit: record
                 for unit, record in records.items()
                 if all(sizes.get(entry.path) == entry.bytes for entry in record.files)
             }
-            self._remove_all_but(records)
+            before = statefiles.read_started(self.url)
+            same = before is not None and before.fingerprint == self.fingerprint
+            earlier = manifests.seconds_so_far(before, counting.values()) if before and same else 0.0
+            # Files of units that do not count stay until they are written anew.
+            statefiles.remove_records(self.url, records.keys() - counting.keys())
+            self._remove_half_written(sizes)
+            storage.make_folder(f"{self.url}/{RECORDS}")
             # Beside the records, not among them: `status` reads from it how many units there are, and since when.
-            started = Started(self.fingerprint, units, time.time(), earlier)
-            storage.write_text(f"{self.url}/{_RECORDS}/stage.json", manifests.started_to_json(started))
+            statefiles.write_started(self.url, Started(self.fingerprint, units, time.time(), earlier, self.made_from))
         except OSError as error:
             raise from_os_error(error, f"writing to {self.url}") from error
-        return records
+        return counting
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -268,8 +252,7 @@ class StageFolder:
         noted = {"usage": work.taken(), **extra, "finished": time.time()}
         record = Record(unit, tuple(files), counters, noted)
         try:
-            text = manifests.record_to_json(record, self.fingerprint)
-            storage.write_text(f"{self.url}/{_RECORDS}/{unit}.json", text)
+            statefiles.write_record(self.url, record, self.fingerprint)
         except OSError as error:
             raise from_os_error(error, f"recording {unit} in {self.url}") from error
         return record
@@ -277,11 +260,13 @@ class StageFolder:
     def recorded(self, unit: str) -> Record | None:
         """The record of a unit, if it counts already. Asked before its files are put in place, it keeps a straggler (a
         worker that outlived its driver) from writing over those of the run that took over."""
-        record = self._read_record(unit, self.fingerprint)
-        manifest = self.manifest() if record is None else None
+        found = statefiles.read_record(self.url, unit)
+        if found is not None and found[0] == self.fingerprint:
+            return found[1]
+        manifest = self.manifest()
         if manifest is not None and manifest.fingerprint == self.fingerprint:
             return next((record for record in manifest.units if record.unit == unit), None)
-        return record
+        return None
 
     def finish(
         self,
@@ -303,20 +288,25 @@ class StageFolder:
         stopping.check()
         total = add_counters([*(record.counters for record in units), counters or {}])
         total = {name: count for name, count in total.items() if count or not name.startswith("failed: ")}
-        started = self._started()
+        started = statefiles.read_started(self.url)
         seconds = round(seconds + (started.earlier if started else 0.0), 3)
         usage = add_usage([*(u.extra.get("usage", {}) for u in units), *(step.usage for step in beforehand)])
-        manifest = Manifest(self.stage, self.fingerprint, files, total, seconds, versions(), units, usage)
+        manifest = Manifest(
+            self.stage, self.fingerprint, files, total, seconds, versions(), units, usage, self.made_from
+        )
         try:
-            for name in there:
-                if name.startswith(storage.TEMPORARY):  # of a worker that was killed, its unit since done by another
-                    storage.remove(f"{self.url}/{name}")
-            storage.write_text(f"{self.url}/{_MANIFEST}", manifests.manifest_to_json(manifest))
-            fs, root = storage.filesystem(self.url)
-            fs.rm(f"{root}/{_RECORDS}", recursive=True)
+            self._remove_half_written(there)
+            self._remove_unrecorded(there, {entry.path for entry in files})
+            statefiles.write_manifest(self.url, manifest)
+            self.tidy(manifest)
         except OSError as error:
             raise from_os_error(error, f"finishing {self.url}") from error
         return manifest
+
+    def tidy(self, manifest: Manifest) -> None:
+        """Removes the records that the manifest replaces, if any is left."""
+        if storage.sizes(f"{self.url}/{RECORDS}"):
+            statefiles.remove_records(self.url, [record.unit for record in manifest.units], started=True)
 
     def _check_there(self, files: Sequence[FileEntry], sizes: dict[str, int]) -> None:
         wrong = [entry.path for entry in files if sizes.get(entry.path) != entry.bytes]
@@ -326,18 +316,24 @@ class StageFolder:
                 f"{wrong[0]}: do all nodes see this folder? Run again to make them again"
             )
 
-    def _started(self) -> Started | None:
-        """What `start` noted."""
-        return manifests.started_from_json(
-            storage.read_bytes(f"{self.url}/{_RECORDS}/stage.json", manifests.STARTED_BYTES)
-        )
-
     def remove(self) -> None:
-        """Removes the whole folder, if it is there: it held what only another stage needed for a while."""
-        fs, root = storage.filesystem(self.url)
+        """Removes what the stage, and stages in folders within its own, made of this fingerprint: it was needed for a
+        while."""
+        for stage in layout.within(self.stage):
+            StageFolder(self.run_url, stage, self.fingerprint)._remove_results()
+
+    def _remove_results(self) -> None:
         try:
-            if fs.exists(root):
-                fs.rm(root, recursive=True)
+            there = storage.sizes(self.url)
+            if not there and not storage.sizes(f"{self.url}/{RECORDS}"):
+                return
+            self._remove_half_written(there)
+            self._remove_unrecorded(there, set())
+            manifest = self.manifest()
+            if manifest is not None and manifest.fingerprint == self.fingerprint:
+                storage.remove(f"{self.url}/{MANIFEST}")
+            statefiles.remove_records(self.url, self._records(), started=True)
+            storage.remove_empty_folder(self.url)
         except OSError as error:
             raise from_os_error(error, f"removing {self.url}") from error
 
@@ -345,60 +341,20 @@ class StageFolder:
         """A finished stage some of whose files have gone is unfinished again: its manifest turns into records."""
         manifest = self.manifest()
         if manifest is not None and manifest.fingerprint == self.fingerprint:
-            for unit in manifest.units:
-                self.record(unit.unit, unit.files, unit.counters, **unit.extra)
+            now = {"finished": time.time()}
+            records = [dataclasses.replace(unit, extra={**now, **unit.extra}) for unit in manifest.units]
+            statefiles.write_records(self.url, records, self.fingerprint)
+            storage.remove(f"{self.url}/{MANIFEST}")
 
-    def _records(self, wanted: str) -> dict[str, Record]:
-        return self._read_records(storage.sizes(f"{self.url}/{_RECORDS}"), wanted)
+    def _records(self) -> dict[str, Record]:
+        found = statefiles.read_records(self.url, statefiles.record_names(self.url))
+        return {record.unit: record for fingerprint, record in found if fingerprint == self.fingerprint}
 
-    def _read_records(self, names: Iterable[str], wanted: str) -> dict[str, Record]:
-        units = [name.removesuffix(".json") for name in names if name.endswith(".json") and name != "stage.json"]
-        with ThreadPoolExecutor(16) as pool:
-            records = pool.map(lambda unit: self._read_record(unit, wanted), units)
-            return {record.unit: record for record in records if record is not None}
+    def _remove_half_written(self, there: Iterable[str]) -> None:
+        """Of workers that were killed, their units since done by others."""
+        storage.remove_all(f"{self.url}/{name}" for name in there if storage.is_temporary(name))
 
-    def _read_record(self, unit: str, wanted: str) -> Record | None:
-        text = storage.read_bytes(f"{self.url}/{_RECORDS}/{unit}.json", manifests.RECORD_BYTES)
-        return manifests.record_from_json(text, wanted, unit)
-
-    def _remove_all_but(self, records: dict[str, Record]) -> None:
-        kept = {entry.path for record in records.values() for entry in record.files}
-        own = re.compile(STAGES[self.stage][1])
-        for name in storage.sizes(self.url):
-            if name not in kept and (own.fullmatch(name) or name.startswith(storage.TEMPORARY)):
-                storage.remove(f"{self.url}/{name}")
-        for name in storage.sizes(f"{self.url}/{_RECORDS}"):
-            if name.removesuffix(".json") not in records:
-                storage.remove(f"{self.url}/{_RECORDS}/{name}")
-
-
-def in_ray_job() -> bool:
-    """Whether this process was started by `ray job submit`."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # by which Ray hands it the job's runtime environment
-
-
-def open_run(run: str, run_toml: str | None = None) -> str:
-    """The run folder as an absolute URL that any process can use; with `run_toml`, made and tried for writing.
-
-    Raises SettingsError: no such file system, the folder cannot be written to, or would not outlive a Ray job. Raises
-    StorageFullError.
-    """
-    if run.startswith("memory:"):
-        raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
-    if in_ray_job() and not re.match(r"[/~]|[a-z0-9]+:", run):
-        raise SettingsError(
-            f"run = {run!r}: as a Ray job this works in a copy of your folder, which is removed when it ends; name a "
-            "folder that all nodes see by its whole path or as a URL: --set run=s3://bucket/folder"
-        )
-    try:
-        fs, root = fsspec.core.url_to_fs(run)
-        url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)
-        if run_toml is not None:
-            storage.make_folder(url)
-            storage.write_text(f"{url}/run.toml", run_toml)
-    except Exception as error:  # object stores raise kinds of their own, say for missing credentials
-        told = from_os_error(error, f"writing to {run}") if isinstance(error, OSError) else None
-        if isinstance(told, StorageFullError):
-            raise told from error
-        raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error
-    return str(url).rstrip("/")
+    def _remove_unrecorded(self, there: Iterable[str], kept: set[str]) -> None:
+        """Files that this fingerprint left behind, and no record names."""
+        left = [name for name in there if layout.is_own(self.stage, name) and name not in kept]
+        storage.remove_all(f"{self.url}/{name}" for name in left if layout.tag(self.stage, name) in (self.tag, None))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 from tqdm import tqdm
 
+from geo_subset import layout
 from geo_subset.lease import Holder
 from geo_subset.manifests import Progress, Sums
+from geo_subset.superseding import Superseded
 
 #: What is told of a run's driver.
 _HOLDER = ("user", "host", "pid", "job", "since", "command")
@@ -18,13 +20,30 @@ _HOLDER = ("user", "host", "pid", "job", "since", "command")
 _REASONS = 5
 
 
-def tree(stages: Mapping[str, Progress], held_by: Holder | None) -> dict[str, dict[str, Any]]:
+def tree(
+    stages: Mapping[str, Progress], held_by: Holder | None, apart: Iterable[Superseded] = ()
+) -> dict[str, dict[str, Any]]:
     """Stage -> what --json prints. The first stage that is not done is the one that a living driver is at."""
     at = next((name for name, progress in stages.items() if progress.state != "done"), None)
-    return {name: _stage(progress, held_by if name == at else None) for name, progress in stages.items()}
+    by_stage: dict[str, list[Superseded]] = {name: [] for name in stages}
+    for each in apart:
+        by_stage[next(name for name in stages if each.stage in layout.within(name))].append(each)
+    return {
+        name: _stage(progress, held_by if name == at else None, by_stage[name]) for name, progress in stages.items()
+    }
 
 
-def _stage(progress: Progress, held_by: Holder | None) -> dict[str, Any]:
+def superseded_line(each: Superseded) -> str:
+    """What lies apart of a stage under one fingerprint, for people."""
+    manifest = each.generation.manifest
+    how = "finished" if each.generation.finished else f"{len(manifest.units):,} parts of an unfinished result"
+    return (
+        f"{each.stage:<9} {manifest.fingerprint[: layout.TAG_DIGITS]}: {how}, {len(each.files):,} files, "
+        f"{each.bytes / 1e6:,.1f} MB"
+    )
+
+
+def _stage(progress: Progress, held_by: Holder | None, apart: Sequence[Superseded]) -> dict[str, Any]:
     left = None if progress.units is None else progress.units - progress.units_done
     running = held_by is not None
     recent, seconds = progress.recent, progress.recent_seconds
@@ -45,6 +64,15 @@ def _stage(progress: Progress, held_by: Holder | None) -> dict[str, Any]:
         "seconds_left": round(left / rate, 1) if rate and left is not None else None,
         "last_unit": _time(progress.last),
         "fingerprint": progress.fingerprint,
+        "superseded": [
+            {
+                "fingerprint": each.generation.manifest.fingerprint,
+                "finished": each.generation.finished,
+                "files": len(each.files),
+                "bytes": each.bytes,
+            }
+            for each in apart
+        ],
     }
 
 
@@ -59,6 +87,9 @@ def lines(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """The same for people."""
     for name, stage in stages.items():
         yield f"{name:<9} {stage['state']:<12} {_how_far(stage)}".rstrip()
+        if stage["superseded"]:
+            size = sum(each["bytes"] for each in stage["superseded"]) / 1e6
+            yield f"    superseded results: {len(stage['superseded'])}, {size:,.1f} MB; `clean` frees them"
         if stage["holder"]:
             by = stage["holder"]
             job = f", Ray job {by['job']}" if by["job"] else ""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +21,11 @@ import duckdb
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-#: Start of the names of files that are being written; what bears it after a crash is rubbish.
-TEMPORARY = ".tmp-"
+#: Start of the names of files that are being written; what is left of them after a crash is rubbish.
+TEMPORARY = ".tmp-geo-subset-"
+_TEMPORARY_DIGITS = 12
+#: Requests at a time to an object store.
+_AT_A_TIME = 16
 
 
 #: Where folders are no more than a part of names; making one would make a bucket that is not there, a misspelt one's.
@@ -132,10 +138,80 @@ def create(url: str, text: str) -> bool:
     return True
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that `writing` had not put in place yet."""
+    return re.fullmatch(rf"{re.escape(TEMPORARY)}[0-9a-f]{{{_TEMPORARY_DIGITS}}}", name) is not None
+
+
+def folders(url: str) -> list[str]:
+    """Names of the folders directly in a folder, sorted."""
+    fs, root = filesystem(url)
+    try:
+        return sorted(Path(e["name"]).name for e in fs.ls(root, detail=True) if e["type"] == "directory")
+    except FileNotFoundError:
+        return []
+
+
 def remove(url: str) -> None:
+    """Removes one file, if it is there. Its name is never a pattern."""
     fs, path = filesystem(url)
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(path)
+
+
+def remove_all(urls: Iterable[str]) -> None:
+    """The same for many files, several at a time."""
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        list(pool.map(remove, urls))
+
+
+def remove_empty_folder(url: str) -> None:
+    """Removes a folder that holds nothing. Object stores have none."""
+    fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()
+
+
+def move_all(names: Iterable[str], source: str, destination: str) -> None:
+    """Moves files from one folder of a storage to another that is there; those not in `source` are passed over.
+
+    Each is at every moment whole in one of them. Disks rename. Object stores copy on their own side, then delete.
+    """
+    there = sizes(source)
+    moving = [name for name in names if name in there]
+    (fs, root), (_, target) = filesystem(source), filesystem(destination)
+
+    def move(name: str) -> None:
+        if isinstance(fs, LocalFileSystem):
+            _rename(Path(root, name), Path(target, name))
+        else:
+            fs.cp_file(f"{root}/{name}", f"{target}/{name}")
+            fs.rm_file(f"{root}/{name}")
+
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        list(pool.map(move, moving))
+    if moving and isinstance(fs, LocalFileSystem):
+        sync(Path(target))
+        sync(Path(root))
+
+
+def _rename(source: Path, destination: Path) -> None:
+    try:
+        source.replace(destination)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # a stage's folder may be a link to another disk
+            raise
+        with writing(str(destination)) as temporary:
+            shutil.copyfile(source, temporary)
+        source.unlink()
+
+
+def fetch(url: str, names: Iterable[str], paths: Iterable[str]) -> None:
+    """Copies files of a folder to local paths, several at a time."""
+    fs, root = filesystem(url)
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        list(pool.map(lambda name, path: fs.get_file(f"{root}/{name}", path), names, paths))
 
 
 def sync(path: Path) -> None:
@@ -184,7 +260,7 @@ def writing(url: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         local = isinstance(fs, LocalFileSystem)
         folder = Path(destination).parent if local else stack.enter_context(scratch_folder())
-        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex[:12]}"
+        temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex[:_TEMPORARY_DIGITS]}"
         stack.callback(temporary.unlink, missing_ok=True)
         yield temporary
         if local:

@@ -12,14 +12,16 @@ PACKAGE = Path(__file__).parent.parent / "geo_subset"
 #: The building, top floor first. A module may import only from floors below its own.
 FLOORS = [
     {"cli"},
-    {"demo", "status"},
+    {"demo", "status", "run_argument"},
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
-    {"workers", "lease"},
+    {"workers", "lease", "superseding", "ownership"},
+    {"statefiles"},
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
     {"metrics"},
-    {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
+    {"made_from"},
+    {"layout", "manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from geo_subset import cli, lease, runfolder, storage
+from geo_subset import cli, lease, ownership, storage
 from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError
 
 #: A driver that works until its stdin ends. Words: run folder, SILENCE, a name for its machine or "".
@@ -84,8 +84,8 @@ def drivers() -> Iterator[type[Driver]]:
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.ci)])
 def run_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
-        return runfolder.open_run(str(tmp_path / "run"), "")
-    return runfolder.open_run(f"{request.getfixturevalue('s3_bucket')}/run-{os.urandom(4).hex()}", "")
+        return ownership.claim(str(tmp_path / "run"), "")
+    return ownership.claim(f"{request.getfixturevalue('s3_bucket')}/run-{os.urandom(4).hex()}", "")
 
 
 def test_refused_while_the_first_lives(run_url, drivers):
@@ -219,10 +219,11 @@ def test_ctrl_c_gives_it_back(run_url, drivers):
 
 
 def test_half_written_files_of_a_killed_driver_go(tmp_path):
-    (tmp_path / ".tmp-0123456789ab").write_text("half a run.t")
+    (tmp_path / f"{storage.TEMPORARY}0123456789ab").write_text("half a run.t")
+    (tmp_path / ".tmp-vim-swap").write_text("the user's own")
     with lease.held(str(tmp_path)):
-        assert [path.name for path in tmp_path.iterdir()] == [lease.FILE]
-    assert list(tmp_path.iterdir()) == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-vim-swap", lease.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-vim-swap"]
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
@@ -270,4 +271,4 @@ def test_the_command_line_refuses_and_changes_nothing(tmp_path, drivers, capsys)
     assert [path.name for path in run.iterdir()] == [lease.FILE]
     assert first.ends() == "ended"
     assert cli.main(["places", str(run_file)]) == 0
-    assert sorted(path.name for path in run.iterdir()) == ["places", "run.toml"]
+    assert sorted(path.name for path in run.iterdir()) == ["_run.json", "places", "run.toml"]

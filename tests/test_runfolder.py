@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geo_subset import manifests, runfolder, storage, tables
+from geo_subset import manifests, ownership, storage, tables
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import add_counters
 from geo_subset.runfolder import StageFolder, fingerprint
@@ -23,8 +23,8 @@ TABLE = pa.table({"x": pa.array(range(100))})
 @pytest.fixture(params=["local", "s3"])
 def run_url(request, tmp_path):
     if request.param == "local":
-        return runfolder.open_run(str(tmp_path / "run"), "")
-    return runfolder.open_run(f"{request.getfixturevalue('s3_bucket')}/run-{os.urandom(4).hex()}", "")
+        return ownership.claim(str(tmp_path / "run"), "")
+    return ownership.claim(f"{request.getfixturevalue('s3_bucket')}/run-{os.urandom(4).hex()}", "")
 
 
 def folder(run_url, stage="merge", number=1):
@@ -58,18 +58,18 @@ def test_a_stage_is_finished_only_with_its_manifest(run_url):
     assert storage.sizes(f"{run_url}/samples/_records") == {}
 
 
-def test_what_is_not_recorded_or_of_another_fingerprint_goes(run_url):
+def test_what_was_not_recorded_is_written_anew_and_goes_with_the_end(run_url):
     stage = folder(run_url)
-    stage.start(3)
+    stage.start(2)
     write(stage, 0)
     stage.write_table(TABLE, f"part-00001-{stage.tag}.parquet")  # cut off before its record
-    other = folder(run_url, number=2)
+    stage.write_table(TABLE, f"part-00009-{stage.tag}.parquet")  # of a plan with more units
     storage.write_text(f"{run_url}/samples/notes.txt", "the user's own")
-    assert set(stage.start(3)) == {"part-00000"}
-    assert names(run_url) == {f"part-00000-{stage.tag}.parquet", "notes.txt"}
-    assert other.progress().state == "out of date"
-    assert other.start(3) == {}
-    assert names(run_url) == {"notes.txt"}
+    records = stage.start(2)
+    assert set(records) == {"part-00000"}
+    manifest = stage.finish([*records.values(), write(stage, 1)], 1.0)
+    assert names(run_url) == {"_manifest.json", "notes.txt", *manifest.paths()}
+    assert len(manifest.files) == 2
 
 
 def test_a_finished_stage_that_lost_a_file_redoes_only_that_one(run_url):
@@ -211,12 +211,12 @@ def test_fingerprint_follows_settings_inputs_and_what_was_before(tmp_path):
 
 def test_unwritable_run_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="cannot be written"):
-        runfolder.open_run(str(tmp_path / "file" / "run"), "")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        ownership.claim(str(tmp_path / "file" / "run"), "")
     with pytest.raises(SettingsError, match="run = 'nosuch://x'"):
-        runfolder.open_run("nosuch://x", "")
+        ownership.claim("nosuch://x", "")
     with pytest.raises(SettingsError, match="a memory of its own"):
-        runfolder.open_run("memory://x", "")
+        ownership.claim("memory://x", "")
 
 
 def test_scratch_of_killed_processes_is_removed(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from geo_subset import lease, runfolder, storage
+from geo_subset import lease, ownership, runfolder, storage
 from geo_subset.manifests import Record, record_to_json
 from geo_subset.pipeline import STAGES, _folder
 from geo_subset.runfolder import StageFolder
@@ -35,7 +35,7 @@ def retrieving(run_toml, geo_subset_here):
     status, _, err = geo_subset_here("places", run_toml)
     assert status == 0, err
     settings = load(run_toml)
-    folder = _folder(STAGES[1], settings, runfolder.open_run(settings.run))
+    folder = _folder(STAGES[1], settings, ownership.open_run(settings.run))
     folder.start(10)
     started = json.loads(storage.read_text(f"{folder.url}/_records/stage.json") or "")
     storage.write_text(f"{folder.url}/_records/stage.json", json.dumps({**started, "started": time.time() - 4000}))
@@ -81,7 +81,7 @@ def test_a_run_that_nobody_works_on(run_toml, retrieving, geo_subset_here):
 
 def test_of_very_many_records_on_an_object_store_only_the_newest_are_read(s3_bucket, monkeypatch):
     monkeypatch.setattr(runfolder, "MOST_READ", 3)
-    folder = StageFolder(runfolder.open_run(f"{s3_bucket}/run-{os.urandom(4).hex()}", ""), "download", "f" * 64)
+    folder = StageFolder(ownership.claim(f"{s3_bucket}/run-{os.urandom(4).hex()}", ""), "download", "f" * 64)
     folder.start(20)
     for number in range(8):
         folder.record(f"{number:05d}", [], {"attempted": 10})

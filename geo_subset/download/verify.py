@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from geo_subset import cluster, progress, runfolder, storage
+from geo_subset import cluster, layout, progress, runfolder, storage
 from geo_subset.download import index, inspection, stage
 from geo_subset.download.inspection import Checked, Problems
 from geo_subset.download.plan import Shard, plan_all
@@ -184,7 +184,7 @@ def _disagreements(manifest: Manifest, sizes: dict[str, int]) -> list[str]:
     """In what the manifest differs from itself and from the listing of its folder."""
     owned = {entry.path for unit in manifest.units for entry in unit.files}
     unowned = sorted({entry.path for entry in manifest.files} - owned)
-    own = re.compile(runfolder.STAGES["download"][1])
+    own = re.compile(layout.STAGES["download"][1])
     strays = sorted(name for name in sizes if own.fullmatch(name) and name not in owned)
     problems = [f"shards/{name}: the manifest lists it, but in no shard" for name in unowned]
     problems += [f"shards/{name}: the manifest does not know it, but who reads the folder would" for name in strays]

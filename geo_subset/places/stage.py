@@ -52,6 +52,12 @@ def content(settings: Settings) -> Any:
     return tree
 
 
+def shaping(settings: Settings) -> dict[str, Any]:
+    """The settings that shape the stage, nested as in a run file; not where its files are."""
+    tree = settings.places.model_dump(mode="json", exclude={"path": True, "filters": {"polygon"}})
+    return {"places": tree}
+
+
 def inputs(settings: Settings) -> Sequence[str]:
     """The files that are read whole, whatever their number."""
     few = [source for source in FILE_SOURCES if source not in PARQUET_SOURCES]

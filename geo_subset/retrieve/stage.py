@@ -39,6 +39,8 @@ _HOPELESS = 200
 #: A worker reads some 250 answers of 1,000 rows a second; with so many requests in flight it has less than that to do,
 #: as a backend takes 30 ms and more for one.
 REQUESTS_PER_WORKER = 8
+#: How hard and how fast a backend is asked.
+_EFFORT = {"concurrency", "timeout", "retries", "deadline", "rate_limit"}
 
 
 def content(settings: Settings) -> Any:
@@ -46,9 +48,21 @@ def content(settings: Settings) -> Any:
     retrieve = settings.retrieve
     if retrieve.strategy != "clip-service":
         return _other(retrieve.strategy).content(settings)
-    effort = {"concurrency", "timeout", "retries", "deadline", "rate_limit"}
-    service = retrieve.clip_service.model_dump(mode="json", exclude=effort)
+    service = retrieve.clip_service.model_dump(mode="json", exclude=_EFFORT)
     return {"strategy": retrieve.strategy, "num_images": retrieve.num_images, "service": service}
+
+
+def shaping(settings: Settings) -> dict[str, Any]:
+    """The settings that shape the stage, nested as in a run file; not where its files are."""
+    retrieve = settings.retrieve
+    if retrieve.strategy == "clip-service":
+        table = retrieve.clip_service.model_dump(mode="json", exclude=_EFFORT)
+    elif retrieve.strategy == "captions":
+        table = retrieve.captions.model_dump(mode="json", exclude={"path"})
+    else:
+        table = retrieve.embeddings.model_dump(mode="json", include={"model", "deduplicate", "hub_correction"})
+    tree = {"strategy": retrieve.strategy, "num_images": retrieve.num_images, retrieve.strategy: table}
+    return {"retrieve": tree}
 
 
 def check(settings: Settings) -> None:

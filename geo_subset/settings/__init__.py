@@ -310,10 +310,11 @@ class Settings(_Section):
     cluster: ClusterSettings = ClusterSettings()
 
 
-def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Settings:
-    """Reads a run file, applies `section.key=value` overrides, checks everything, finds the input files it names.
+def load(path: str | Path, overrides: tuple[str, ...] = (), last: str | None = "report") -> Settings:
+    """Reads a run file, applies `section.key=value` overrides, checks all settings, finds the input files it names.
 
-    Raises SettingsError: the file is missing or no TOML, or a setting is wrong.
+    Files and backends that only stages after `last` need may be missing; None: no stage is to be run.
+    Raises SettingsError: the file is missing or is not TOML, or a setting is wrong.
     """
     from geo_subset.settings import files  # late: it is about the classes above
 
@@ -328,7 +329,7 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> Settings:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _set(tree, override)
-    return files.found(_validate(tree, str(path)), path.parent)
+    return files.found(_validate(tree, str(path)), path.parent, last)
 
 
 def from_tree(tree: dict[str, Any]) -> Settings:
@@ -336,9 +337,12 @@ def from_tree(tree: dict[str, Any]) -> Settings:
     return _validate(tree, "settings")
 
 
-def loads(text: str) -> Settings:
-    """Settings as `dumps` wrote them. Raises SettingsError."""
-    return from_tree(tomllib.loads(text))
+def loads(text: str, overrides: tuple[str, ...] = ()) -> Settings:
+    """Settings as `dumps` wrote them, with overrides. Raises SettingsError, or ValueError if the text is not TOML."""
+    tree = tomllib.loads(text)
+    for override in overrides:
+        _set(tree, override)
+    return from_tree(tree)
 
 
 def to_tree(settings: Settings) -> dict[str, Any]:

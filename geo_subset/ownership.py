@@ -1,0 +1,154 @@
+"""Which folder is a run's. It is marked when it is made; a folder that holds anything else is refused.
+
+The mark notes the SHA-256 of the `run.toml` that was written last, so that one that a person made is never overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+import fsspec
+import msgspec
+import tomli_w
+from fsspec.implementations.local import LocalFileSystem
+
+from geo_subset import layout, statefiles, storage
+from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Entries of a folder that a message names.
+_SHOWN = 3
+_MARK_BYTES = 64 << 10
+_SETTINGS_BYTES = 16 << 20
+
+
+class _Mark(msgspec.Struct):
+    format: int = layout.FORMAT
+    run_toml: tuple[str, ...] = ()
+    """SHA-256 of `run.toml`, and of the one before it: a process may be killed between the mark and the file."""
+
+
+def in_ray_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # by which Ray hands it the job's runtime environment
+
+
+def open_run(run: str) -> str:
+    """The run folder as an absolute URL that any process can use.
+
+    Raises SettingsError: there is no such file system, or the folder would not outlive a Ray job.
+    """
+    if run.startswith("memory:"):
+        raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
+    if in_ray_job() and not re.match(r"[/~]|[a-z0-9]+:", run):
+        raise SettingsError(
+            f"run = {run!r}: as a Ray job this works in a copy of your folder, which is removed when it ends; name a "
+            "folder that all nodes see by its whole path or as a URL: --set run=s3://bucket/folder"
+        )
+    try:
+        fs, root = fsspec.core.url_to_fs(run)
+        url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)
+    except Exception as error:  # object stores raise kinds of their own
+        raise SettingsError(f"run = {run!r}: the run folder cannot be opened: {error}") from error
+    return str(url).rstrip("/")
+
+
+def check(run: str) -> str:
+    """The URL of a folder that is a run's, or may become one: it is empty, or not there. Nothing is written.
+
+    Raises SettingsError: it holds something else, or cannot be read.
+    """
+    url = open_run(run)
+    with _errors_of(run, "read"):
+        if _mark(url) is not None or _is_older_run(url):
+            return url
+        names = [*storage.folders(url), *sorted(storage.sizes(url))]
+    strange = [name for name in names if not name.startswith(".") and name != layout.LEASE]
+    if strange:
+        more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
+        raise SettingsError(
+            f"run = {run!r}: this folder holds what no run has made ({', '.join(strange[:_SHOWN])}{more}). "
+            "Name a folder that is empty or not there yet"
+        )
+    return url
+
+
+def claim(run: str, run_toml: str | None = None) -> str:
+    """Makes the folder and marks it as a run's, if that is not done, and writes the settings as resolved into it.
+
+    Raises SettingsError as `check` does, or if the folder cannot be written to, or holds a `run.toml` of somebody else.
+    Raises StorageFullError.
+    """
+    url = check(run)
+    with _errors_of(run, "written to"):
+        storage.make_folder(url)
+        mark = _mark(url)
+        settings = f"{url}/{layout.SETTINGS}"
+        before = storage.read_bytes(settings, _SETTINGS_BYTES) if run_toml is not None else None
+        if before is not None and before != run_toml.encode() and not _is_own(before, mark):  # type: ignore[union-attr]
+            raise SettingsError(
+                f"{settings} is not as a run wrote it, and would be overwritten. Move it out of the run folder and use "
+                "it from there"
+            )
+        texts = (None if run_toml is None else run_toml.encode(), before)
+        known = tuple(_digest(text) for text in texts if text is not None)
+        if mark is None or (known and mark.run_toml != known):
+            storage.write_text(f"{url}/{layout.MARK}", msgspec.json.encode(_Mark(run_toml=known)).decode())
+        if run_toml is not None and before != run_toml.encode():
+            storage.write_text(settings, run_toml)
+    return url
+
+
+def _mark(url: str) -> _Mark | None:
+    """None if there is none, or it is damaged."""
+    text = storage.read_bytes(f"{url}/{layout.MARK}", _MARK_BYTES)
+    try:
+        return None if text is None else msgspec.json.decode(text, type=_Mark)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _is_older_run(url: str) -> bool:
+    """Whether a version that did not mark its folders has made this one."""
+    folders = [layout.stage_url(url, stage) for stage in layout.STAGES]
+    return any(
+        statefiles.read_manifest(folder) is not None or statefiles.read_started(folder) is not None
+        for folder in folders
+    )
+
+
+def _is_own(text: bytes, mark: _Mark | None) -> bool:
+    """Whether a run wrote this `run.toml`. Older versions did not note it; theirs hold nothing that people add, such as
+    comments."""
+    if mark is not None and mark.run_toml:
+        return _digest(text) in mark.run_toml
+    try:
+        return tomli_w.dumps(tomllib.loads(text.decode())) == text.decode()
+    except (ValueError, RecursionError):
+        return False
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+@contextlib.contextmanager
+def _errors_of(run: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (SettingsError, StageError):
+        raise
+    except Exception as error:  # object stores raise kinds of their own, say for missing credentials
+        told = from_os_error(error, f"writing to {run}") if isinstance(error, OSError) else None
+        if isinstance(told, StorageFullError):
+            raise told from error
+        raise SettingsError(f"run = {run!r}: the run folder cannot be {what}: {error}") from error
