@@ -12,7 +12,7 @@ import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Union
 
@@ -275,19 +275,17 @@ def started_from_json(text: bytes | str | None) -> Started | None:
         return None
 
 
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 _making = threading.Lock()
 
 
 def _decoder(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
-    """One at a time: msgspec ends the process where two threads look at a type for the first time."""
+    """Made by one thread alone: msgspec ends the process where two look at a type for the first time."""
     with _making:
-        return _decoder_once(kind)
-
-
-@cache
-def _decoder_once(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
-    msgspec.convert({}, _Extra)
-    return msgspec.json.Decoder(kind)
+        if kind not in _decoders:
+            msgspec.convert({}, _Extra)
+            _decoders[kind] = msgspec.json.Decoder(kind)
+        return _decoders[kind]
 
 
 def _decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:

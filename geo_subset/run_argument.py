@@ -53,7 +53,7 @@ def _of_folder(url: str, overrides: tuple[str, ...]) -> Settings:
     if text is None:
         raise SettingsError(f"{url} is not a run folder: it holds no {layout.SETTINGS}")
     try:
-        found = settings.loads(text.decode(), overrides)
-    except ValueError as error:
+        found = settings.loads(text.decode(), overrides, f"{url}/{layout.SETTINGS}")
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{url}/{layout.SETTINGS} is damaged: {error}") from None
     return found.model_copy(update={"run": url})

@@ -29,6 +29,13 @@ def write_manifest(folder: str, manifest: Manifest, name: str = MANIFEST) -> Non
     storage.write_text(f"{folder}/{name}", manifests.manifest_to_json(manifest))
 
 
+def copy_manifest(source: str, destination: str) -> None:
+    """The manifest of a folder into another one, as it is."""
+    text = storage.read_bytes(f"{source}/{MANIFEST}", manifests.MANIFEST_BYTES)
+    if text is not None:
+        storage.write_text(f"{destination}/{MANIFEST}", text.decode())
+
+
 def record_names(folder: str) -> list[str]:
     """Names of the files in a stage's folder that may be records."""
     return _may_be_records(storage.sizes(f"{folder}/{RECORDS}"))

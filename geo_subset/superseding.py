@@ -162,16 +162,23 @@ def _set_aside(run_url: str, generation: Generation) -> None:
     units = [record.unit for record in manifest.units]
     if finished or units:
         storage.make_folder(there)
-        if not finished and (before := statefiles.read_manifest(there, UNFINISHED)) is not None:
-            # Cut off before: some of the records may be gone already.
-            records = list({record.unit: record for record in (*before.units, *manifest.units)}.values())
-            seconds, made_from = before.seconds, before.made_from
-            manifest = _of_records(manifest.stage, manifest.fingerprint, records, seconds, made_from)
-        statefiles.write_manifest(there, manifest, generation.file)
+        if finished:
+            statefiles.copy_manifest(here, there)
+        else:
+            manifest = _with_earlier_records(manifest, statefiles.read_manifest(there, UNFINISHED))
+            statefiles.write_manifest(there, manifest, UNFINISHED)
         storage.move_all([entry.path for entry in manifest.files], here, there)
     statefiles.remove_records(here, units)
     if finished:
         storage.remove(f"{here}/{MANIFEST}")
+
+
+def _with_earlier_records(manifest: Manifest, earlier: Manifest | None) -> Manifest:
+    """If setting it aside was cut off before, some of its records may have left the folder already."""
+    if earlier is None:
+        return manifest
+    records = {record.unit: record for record in (*earlier.units, *manifest.units)}
+    return _of_records(manifest.stage, manifest.fingerprint, list(records.values()), earlier.seconds, earlier.made_from)
 
 
 def _bring_back(run_url: str, generation: Generation) -> None:
@@ -180,7 +187,7 @@ def _bring_back(run_url: str, generation: Generation) -> None:
     there = layout.superseded_url(run_url, manifest.stage, manifest.fingerprint)
     storage.make_folder(f"{here}/{layout.RECORDS}")
     if generation.finished:
-        statefiles.write_manifest(here, manifest)
+        statefiles.copy_manifest(there, here)
     else:
         started = statefiles.read_started(here)
         if started is None or started.fingerprint != manifest.fingerprint:

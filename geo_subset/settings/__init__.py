@@ -337,12 +337,12 @@ def from_tree(tree: dict[str, Any]) -> Settings:
     return _validate(tree, "settings")
 
 
-def loads(text: str, overrides: tuple[str, ...] = ()) -> Settings:
+def loads(text: str, overrides: tuple[str, ...] = (), where: str = "settings") -> Settings:
     """Settings as `dumps` wrote them, with overrides. Raises SettingsError, or ValueError if the text is not TOML."""
     tree = tomllib.loads(text)
     for override in overrides:
         _set(tree, override)
-    return from_tree(tree)
+    return _validate(tree, where)
 
 
 def to_tree(settings: Settings) -> dict[str, Any]:

