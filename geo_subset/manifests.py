@@ -152,7 +152,7 @@ class _Failure(TypedDict, total=False):
     query: str
     reason: Label
     detail: str
-    attempts: Count
+    attempts: Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
 class _Extra(TypedDict, total=False):
@@ -268,10 +268,15 @@ def started_from_json(text: bytes | str | None) -> Started | None:
         return None
 
 
+@lru_cache
+def _decoder(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
+    return msgspec.json.Decoder(kind)
+
+
 def _decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
     """Raises ValueError if the text is not of that kind."""
     try:
-        return msgspec.json.decode(text, type=kind)
+        return _decoder(kind).decode(text)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:
