@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import manifests, stopping, storage, tables, work
+from geo_subset import driver, manifests, stopping, storage, tables, work
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.manifests import (
     FileEntry,
@@ -219,6 +219,7 @@ class StageFolder:
         try:
             with storage.writing(self.path(name)) as path:
                 yield path
+                driver.check(self.run_url)
         except OSError as error:
             raise from_os_error(error, f"writing {self.path(name)}") from error
 
@@ -264,10 +265,14 @@ class StageFolder:
             return FileEntry(name, rows, path.stat().st_size, storage.sha256(stream))
 
     def record(self, unit: str, files: Sequence[FileEntry], counters: dict[str, int], **extra: Any) -> Record:
-        """Declares a unit finished: from now on its files count. What this process used for it is noted as well."""
+        """Declares a unit finished: from now on its files count. What this process used for it is noted as well.
+
+        Raises DriverLostError in a worker whose driver has ended; so does `writing`, before a file is put in place.
+        """
         noted = {"usage": work.taken(), **extra, "finished": time.time()}
         record = Record(unit, tuple(files), counters, noted)
         try:
+            driver.check(self.run_url)
             text = manifests.record_to_json(record, self.fingerprint)
             storage.write_text(f"{self.url}/{_RECORDS}/{unit}.json", text)
         except OSError as error:
