@@ -17,10 +17,10 @@ FLOORS = [
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
     {"workers", "driver"},
-    {"lease"},
+    {"lease", "compiled"},
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
     {"metrics"},
-    {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
+    {"manifests", "events", "errors", "stopping", "complaints", "intrinsics", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
