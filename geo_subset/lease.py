@@ -35,10 +35,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
-from geo_subset import stopping, storage
+from geo_subset import manifests, stopping, storage
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.progress import log
 
@@ -317,8 +316,8 @@ def _read(run_url: str) -> bytes | None:
 def _parsed(text: bytes | None) -> Holder | None:
     """None if there is none, or it is half written, damaged or of another version."""
     try:
-        there = msgspec.json.decode(text or b"", type=Holder)
-    except (msgspec.MsgspecError, RecursionError):
+        there = manifests.decoded(text or b"", Holder)
+    except ValueError:
         return None
     texts = {name: _shown(value) for name, value in vars(there).items() if isinstance(value, str)}
     return replace(there, **texts)  # type: ignore[arg-type]

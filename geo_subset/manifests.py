@@ -221,7 +221,7 @@ def manifest_to_json(manifest: Manifest) -> str:
 
 def manifest_from_json(text: bytes | str) -> Manifest:
     """Raises ValueError if the text is no manifest, saying in one line why."""
-    tree = _decoded(text, _Manifest)
+    tree = decoded(text, _Manifest)
     files = {entry.path: entry for entry in tree.files}
     if len(files) < len(tree.files) or len({u.unit for u in tree.units}) < len(tree.units):
         raise ValueError("it names a file or a unit twice")
@@ -248,7 +248,7 @@ def record_to_json(record: Record, fingerprint: str) -> str:
 def record_from_json(text: bytes | str | None, fingerprint: str, unit: str) -> Record | None:
     """None if there is no text, or it is damaged, or of another fingerprint or unit: then the unit is not done."""
     try:
-        tree = _decoded(text or b"", _Record)
+        tree = decoded(text or b"", _Record)
         if tree.fingerprint != fingerprint or tree.unit != unit or "finished" not in tree.extra:
             return None
         return _checked(Record(tree.unit, tree.files, Counters(tree.counters), tree.extra))
@@ -263,7 +263,7 @@ def started_to_json(started: Started) -> str:
 def started_from_json(text: bytes | str | None) -> Started | None:
     """None if there is no text, or it is damaged: then the stage was not started."""
     try:
-        return _decoded(text or b"", Started)
+        return decoded(text or b"", Started)
     except ValueError:
         return None
 
@@ -273,8 +273,8 @@ def _decoder(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
     return msgspec.json.Decoder(kind)
 
 
-def _decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
-    """Raises ValueError if the text is not of that kind."""
+def decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
+    """What a JSON text holds, all types checked. Raises ValueError if it is not of that kind, and says why."""
     try:
         return _decoder(kind).decode(text)
     except msgspec.MsgspecError as error:
