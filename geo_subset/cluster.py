@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset import events, lease, metrics, stopping, work
+from geo_subset import driver, events, metrics, stopping, work
 from geo_subset.errors import GeoSubsetError, SettingsError, StopRunError
 from geo_subset.manifests import Record
 from geo_subset.workers import GIB, Actors, Tasks, Workers
@@ -102,7 +102,7 @@ def run_tasks(
 
     Each has `gpus` for itself, and goes to a node that has `memory` bytes for it (as it peaks, not a bound).
     """
-    measured = work.measured(lease.checked(function), settings.cpus_per_worker, gpus)
+    measured = work.measured(driver.checked(function), settings.cpus_per_worker, gpus)
     yield from _drive(units, Tasks(measured, arguments, settings, gpus, memory))
 
 
@@ -127,7 +127,7 @@ def run_actors(
     Raises StageError if an actor's constructor does.
     """
     waiting = list(units)
-    measured = work.measured(lease.checked(actor_class), settings.cpus_per_worker)
+    measured = work.measured(driver.checked(actor_class), settings.cpus_per_worker)
     yield from _drive(waiting, Actors(measured, arguments, len(waiting), settings, limit, useful, memory))
 
 

@@ -107,8 +107,12 @@ def measured(run: str, num_images: int) -> dict[str, Rate]:
     and how many of them are distinct depends on it.
     """
     url = ownership.open_run(run)
-    text = storage.read_text(f"{url}/run.toml")
-    if text is not None and (asked := loads(text).retrieve.num_images) != num_images:
+    try:
+        text = storage.read_text(f"{url}/run.toml")
+        asked = num_images if text is None else loads(text).retrieve.num_images
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{url}/run.toml is damaged ({error}): run there again to make it anew") from error
+    if asked != num_images:
         raise SettingsError(
             f"{run} was made with retrieve.num_images = {asked}, not {num_images}: its rates do not hold here"
         )

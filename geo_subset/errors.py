@@ -5,7 +5,8 @@ GeoSubsetError
 └── StageError         a stage could not finish; what is done stays done (exit status 1)
     └── StopRunError         nothing would come of going on: the run stops at once
         ├── StorageFullError       the disk or the bucket takes no more
-        └── FolderNotSharedError   a node does not see the run folder
+        ├── FolderNotSharedError   a node does not see the run folder
+        └── DriverLostError        a worker has lost the driver that it worked for
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class StorageFullError(StopRunError):
 
 class FolderNotSharedError(StopRunError):
     """A node of the cluster does not see the run folder that the driver sees."""
+
+
+class DriverLostError(StopRunError):
+    """The driver that a worker worked for has ended: nobody waits for its results."""
 
 
 def from_os_error(error: OSError, doing: str) -> StageError:

@@ -1,4 +1,4 @@
-"""Who works on a run folder: one driver at a time, and every node sees the folder it works on.
+"""Who works on a run folder: one driver at a time.
 
 The driver that holds a run folder says so in `_lease.json` and renews it every BEAT seconds. Another driver is refused
 while it lives. Whether it lives is judged without comparing the clocks of two machines:
@@ -19,7 +19,6 @@ drivers never work for longer than a beat side by side; and what both write is t
 from __future__ import annotations
 
 import contextlib
-import functools
 import getpass
 import json
 import os
@@ -30,17 +29,21 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from geo_subset import layout, stopping, storage
-from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError, from_os_error
+from msgspec import Meta
+
+from geo_subset import layout, manifests, stopping, storage
+from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.progress import log
 
 FILE = layout.LEASE
+#: Bytes of it, and characters of each text in it.
+_BYTES, _CHARACTERS = 1 << 16, 1000
 #: Seconds between two renewals.
 BEAT = 10.0
 #: Seconds without a change after which a lease counts as dead: four renewals, and some more for a slow storage.
@@ -60,15 +63,15 @@ class Holder:
     host: str
     machine: str
     """Boot id and PID namespace: where `pid` means something."""
-    pid: int
-    started: int
+    pid: Annotated[int, Meta(ge=1, lt=1 << 31)]
+    started: Annotated[int, Meta(ge=0)]
     """When the process started, in clock ticks since boot."""
     command: str
     job: str | None
     """Submission id, if it is a Ray job."""
     since: str
     """By the holder's own clock, for people alone."""
-    beat: int = 0
+    beat: Annotated[int, Meta(ge=0)] = 0
 
     def __str__(self) -> str:
         job = f", Ray job {self.job}" if self.job else ""
@@ -77,7 +80,7 @@ class Holder:
 
 def holder(run_url: str) -> Holder | None:
     """Who holds the run folder, or held it until it was killed; None if nobody does. See `lives`."""
-    return _parsed(storage.read_text(f"{run_url}/{FILE}"))
+    return _parsed(_read(run_url))
 
 
 def lives(held_by: Holder) -> bool | None:
@@ -134,25 +137,25 @@ class _Lease:
     def __init__(self, run_url: str, me: Holder) -> None:
         self.run_url, self.me, self.url = run_url, me, f"{run_url}/{FILE}"
         self.lost = ""
-        self._known = _awake()
+        self._known = awake()
         self._lock = threading.Lock()
 
     def acquire(self) -> None:
         while not self._created():
-            text = storage.read_text(self.url)
+            text = _read(self.run_url)
             if text is None or not self._dead(text):
                 continue
             storage.write_text(self.url, _text(self.me))
             time.sleep(SETTLE)
             if self._is_mine():
                 break
-        self._known = _awake()
+        self._known = awake()
 
     def keep(self, ended: threading.Event, in_main: bool) -> None:
         """Renews the lease until `ended`; interrupts the main thread if it was taken."""
         tried = self._known
         while not ended.wait(TICK):
-            if _awake() - tried < BEAT:
+            if awake() - tried < BEAT:
                 continue
             try:
                 with self._lock:
@@ -161,7 +164,7 @@ class _Lease:
                         storage.write_text(self.url, _text(self.me))
             except Exception as error:  # noqa: BLE001 - the run goes on as long as nobody has taken the lease
                 log.info("the lease of %s could not be renewed (%s); trying again", self.run_url, error)
-            tried = _awake()
+            tried = awake()
             if self.lost:
                 if in_main:  # a signal, since it also ends what waits in a library
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -169,7 +172,7 @@ class _Lease:
 
     def check(self) -> None:
         """Raises StageError if another driver has taken the lease. Looks only after a silence, as after suspension."""
-        if not self.lost and _awake() - self._known > SILENCE:
+        if not self.lost and awake() - self._known > SILENCE:
             with self._lock, contextlib.suppress(Exception):
                 self._still_mine()
         if self.lost:
@@ -189,7 +192,7 @@ class _Lease:
             return self._is_mine()
         return True
 
-    def _dead(self, text: str) -> bool:
+    def _dead(self, text: bytes) -> bool:
         """Whether the holder of a lease is dead; False if the lease is free. Raises StageError if it lives."""
         there = _parsed(text)
         state = _process(there) if there else None
@@ -202,7 +205,7 @@ class _Lease:
         until = time.monotonic() + SILENCE
         while time.monotonic() < until:
             time.sleep(TICK)
-            now = storage.read_text(self.url)
+            now = _read(self.run_url)
             if now is None:
                 return False
             if now != text:
@@ -218,7 +221,7 @@ class _Lease:
 
     def _still_mine(self) -> bool:
         there = holder(self.run_url)
-        self._known = _awake()
+        self._known = awake()
         if there is None or there.id != self.me.id:
             by = f"taken over by another driver: {there}" if there else "taken over by a driver that has ended since"
             self.lost = (
@@ -233,55 +236,11 @@ class _Lease:
 
 #: The lease that this process holds.
 _held: _Lease | None = None
-#: Leases that this process, a worker, has seen: (run folder, id).
-_seen: set[tuple[str, str]] = set()
 
 
 def token() -> tuple[str, str] | None:
-    """Run folder and id of the lease that this process holds, for `see`."""
+    """Run folder and id of the lease that this process holds, for `driver.see`."""
     return (_held.run_url, _held.me.id) if _held else None
-
-
-def checked(work: Callable[..., Any]) -> Callable[..., Any]:
-    """`work` (a function, or an actor's class) such that a worker first makes sure that it sees the run folder."""
-    sought = token()
-    if sought is None:
-        return work
-    if isinstance(work, type):
-
-        def seen_first(actor: Any, *arguments: Any) -> None:
-            see(*sought)
-            work.__init__(actor, *arguments)  # type: ignore[misc]
-
-        return type(work.__name__, (work,), {"__init__": seen_first, "__module__": work.__module__})
-
-    @functools.wraps(work)
-    def checked_work(*arguments: Any) -> Any:
-        see(*sought)
-        return work(*arguments)
-
-    return checked_work
-
-
-def see(run_url: str, lease_id: str) -> None:
-    """Makes sure, once a process, that this node sees the driver's run folder: its lease must be there.
-
-    Raises FolderNotSharedError, naming the node; StageError if another driver holds the folder by now.
-    """
-    if (run_url, lease_id) in _seen:
-        return
-    node = socket.gethostname()
-    advice = "On several nodes the run folder must be on object storage or a shared file system, the same path on all"
-    try:
-        storage.sizes(run_url)  # a network file system may remember that the lease was not there; a listing asks anew
-        there = holder(run_url)
-    except Exception as error:
-        raise FolderNotSharedError(f"node {node} cannot read the run folder {run_url}: {error}. {advice}") from error
-    if there is None:
-        raise FolderNotSharedError(f"node {node} does not see the run folder {run_url} as the driver does. {advice}")
-    if there.id != lease_id:
-        raise StageError(f"{run_url} is held by another driver by now: {there}")
-    _seen.add((run_url, lease_id))
 
 
 def _myself() -> Holder:
@@ -293,12 +252,12 @@ def _myself() -> Holder:
     _, started = _stat(pid) or ("", 0)
     return Holder(
         id=uuid.uuid4().hex,
-        user=user,
-        host=socket.gethostname(),
+        user=_shown(user),
+        host=_shown(socket.gethostname()),
         machine=_machine(),
         pid=pid,
         started=started,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=_shown(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         job=_ray_job(),
         since=datetime.now(timezone.utc).isoformat(sep=" ", timespec="seconds"),
     )
@@ -307,7 +266,7 @@ def _myself() -> Holder:
 def _ray_job() -> str | None:
     """The submission id of `ray job submit`, as Ray tells its drivers."""
     try:
-        return str(json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"])
+        return _shown(str(json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"]))
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -321,10 +280,12 @@ def _machine() -> str:
 
 
 def _process(there: Holder) -> str | None:
-    """What became of a holder's process: 'alive', 'stopped' or 'gone'; None if it is on another machine."""
+    """How a holder's process is: 'alive', 'stopped' or 'gone'; None if it is on another machine."""
     if not there.machine or there.machine != _machine():
         return None
     stat = _stat(there.pid)
+    if stat is None and _stat(1) is None:  # processes of other users are hidden here
+        return None
     if stat is None or stat[1] != there.started or stat[0] in "ZX":
         return "gone"
     return "stopped" if stat[0] in "Tt" else "alive"
@@ -333,13 +294,13 @@ def _process(there: Holder) -> str | None:
 def _stat(pid: int) -> tuple[str, int] | None:
     """State and start time (clock ticks since boot, which no setting of a clock changes) of a process."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return fields[0], int(fields[19])
 
 
-def _awake() -> float:
+def awake() -> float:
     """Seconds since boot, those suspended included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -348,9 +309,20 @@ def _text(me: Holder) -> str:
     return json.dumps(asdict(me), indent=1)
 
 
-def _parsed(text: str | None) -> Holder | None:
-    """None if there is none, or it is half written or of another version."""
+def _read(run_url: str) -> bytes | None:
+    return storage.read_bytes(f"{run_url}/{FILE}", _BYTES)
+
+
+def _parsed(text: bytes | None) -> Holder | None:
+    """None if there is none, or it is half written, damaged or of another version."""
     try:
-        return Holder(**json.loads(text or "{}"))
-    except (ValueError, TypeError):
+        there = manifests.decoded(text or b"", Holder)
+    except ValueError:
         return None
+    texts = {name: _shown(value) for name, value in vars(there).items() if isinstance(value, str)}
+    return replace(there, **texts)  # type: ignore[arg-type]
+
+
+def _shown(text: str) -> str:
+    """What a terminal only shows: it obeys control characters, and some turn the direction of what follows."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_CHARACTERS])

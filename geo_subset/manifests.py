@@ -153,7 +153,7 @@ class _Failure(TypedDict, total=False):
     query: str
     reason: Label
     detail: str
-    attempts: Count
+    attempts: Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
 class _Extra(TypedDict, total=False):
@@ -222,7 +222,7 @@ def manifest_to_json(manifest: Manifest) -> str:
 
 def manifest_from_json(text: bytes | str) -> Manifest:
     """Raises ValueError if the text is no manifest, saying in one line why."""
-    tree = _decoded(text, _Manifest)
+    tree = decoded(text, _Manifest)
     files = {entry.path: entry for entry in tree.files}
     if len(files) < len(tree.files) or len({u.unit for u in tree.units}) < len(tree.units):
         raise ValueError("it names a file or a unit twice")
@@ -255,7 +255,7 @@ def record_from_json(text: bytes | str | None, fingerprint: str, unit: str) -> R
 def any_record_from_json(text: bytes | str | None, unit: str) -> tuple[str, Record] | None:
     """A unit's fingerprint and record; None if there is no text, or it is damaged, or of another unit."""
     try:
-        tree = _decoded(text or b"", _Record)
+        tree = decoded(text or b"", _Record)
         if tree.unit != unit or "finished" not in tree.extra:
             return None
         return tree.fingerprint, _checked(Record(tree.unit, tree.files, Counters(tree.counters), tree.extra))
@@ -270,7 +270,7 @@ def started_to_json(started: Started) -> str:
 def started_from_json(text: bytes | str | None) -> Started | None:
     """None if there is no text, or it is damaged: then the stage was not started."""
     try:
-        return _decoded(text or b"", Started)
+        return decoded(text or b"", Started)
     except ValueError:
         return None
 
@@ -288,8 +288,8 @@ def _decoder(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
         return _decoders[kind]
 
 
-def _decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
-    """Raises ValueError if the text is not of that kind."""
+def decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
+    """What a JSON text holds, all types checked. Raises ValueError if it is not of that kind, and says why."""
     try:
         return _decoder(kind).decode(text)
     except msgspec.MsgspecError as error:

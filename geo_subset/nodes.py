@@ -1,4 +1,4 @@
-"""Whether every node of a Ray cluster sees the run folder, asked before any work; `lease.checked` asks later nodes."""
+"""Whether every node of a Ray cluster sees the run folder, asked before any work; `driver.checked` asks later nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geo_subset import lease
+from geo_subset import driver, lease
 from geo_subset.errors import FolderNotSharedError, StageError
 from geo_subset.progress import log
 
@@ -61,9 +61,9 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def _complaint(run_url: str, lease_id: str) -> str:
-    """What `lease.see` complains about on this node; empty if nothing."""
+    """What `driver.see` complains about on this node; empty if nothing."""
     try:
-        lease.see(run_url, lease_id)
+        driver.see(run_url, lease_id)
     except StageError as error:
         return str(error)
     return ""

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import layout, manifests, statefiles, stopping, storage, superseding, tables, work
+from geo_subset import driver, layout, manifests, statefiles, stopping, storage, superseding, tables, work
 from geo_subset.errors import SettingsError, StageError, from_os_error
 from geo_subset.layout import MANIFEST, RECORDS
 from geo_subset.manifests import (
@@ -203,6 +203,7 @@ class StageFolder:
         try:
             with storage.writing(self.path(name)) as path:
                 yield path
+                driver.check(self.run_url)
         except OSError as error:
             raise from_os_error(error, f"writing {self.path(name)}") from error
 
@@ -248,10 +249,14 @@ class StageFolder:
             return FileEntry(name, rows, path.stat().st_size, storage.sha256(stream))
 
     def record(self, unit: str, files: Sequence[FileEntry], counters: dict[str, int], **extra: Any) -> Record:
-        """Declares a unit finished: from now on its files count. What this process used for it is noted as well."""
+        """Declares a unit finished: from now on its files count. What this process used for it is noted as well.
+
+        Raises DriverLostError in a worker whose driver has ended; so does `writing`, before a file is put in place.
+        """
         noted = {"usage": work.taken(), **extra, "finished": time.time()}
         record = Record(unit, tuple(files), counters, noted)
         try:
+            driver.check(self.run_url)
             statefiles.write_record(self.url, record, self.fingerprint)
         except OSError as error:
             raise from_os_error(error, f"recording {unit} in {self.url}") from error

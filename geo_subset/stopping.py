@@ -1,4 +1,5 @@
-"""Whether to go on. Ctrl-C and SIGTERM: a KeyboardInterrupt at once, and a note of it for the case that it gets lost.
+"""Whether to go on. Ctrl-C, SIGTERM and SIGHUP (the terminal has gone): a KeyboardInterrupt at once, and a note of it
+for the case that it gets lost.
 
 It does get lost when it happens to be raised in a destructor or in a callback from a library's C code, which print and
 forget it. So whatever works through units asks here before it goes on.
@@ -20,6 +21,8 @@ def on_signals() -> None:
     _asked.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGHUP, _interrupt)
 
 
 def check() -> None:

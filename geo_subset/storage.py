@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -26,6 +27,7 @@ TEMPORARY = ".tmp-geo-subset-"
 _TEMPORARY_DIGITS = 12
 #: Requests at a time to an object store.
 _AT_A_TIME = 16
+_SCRATCH = "geo-subset-scratch-"
 
 
 #: Where folders are no more than a part of names; making one would make a bucket that is not there, a misspelt one's.
@@ -282,14 +284,47 @@ def database(memory_limit: str, threads: int = 1, **config: Any) -> Iterator[duc
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder on this node's own disk ($TMPDIR), removed at the end; those of killed processes are removed too."""
+    """A folder on this node's own disk ($TMPDIR), removed at the end; those of killed processes are removed too.
+
+    Whoever makes one holds a lock on it for as long as it is in use. PIDs would not do: containers that share the
+    temporary directory do not see one another's.
+    """
     base, node = Path(tempfile.gettempdir()), hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-    for stale in base.glob(f"geo-subset-{node}-*"):
-        pid = stale.name.split("-")[3]
-        if Path("/proc/self").exists() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"geo-subset-{node}-{os.getpid()}-"))
-    try:
+    prefix = f"{_SCRATCH}{node}-"
+    for there in base.glob(f"{prefix}*"):
+        _remove_stale(there)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        while folder is None:  # one may be taken for stale before it is locked
+            folder = _locked(Path(tempfile.mkdtemp(prefix=prefix)), stack)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path, stack: contextlib.ExitStack) -> Path | None:
+    """The folder, locked until the stack is left; None if it has gone."""
+    try:
+        descriptor = _opened(folder)
+        stack.callback(os.close, descriptor)
+        with contextlib.suppress(OSError):  # where nothing can be locked, nothing is taken for stale
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        folder.lstat()
+    except FileNotFoundError:
+        return None
+    return folder
+
+
+def _remove_stale(folder: Path) -> None:
+    """Removes a scratch folder that is this user's own, and that nobody holds."""
+    with contextlib.suppress(OSError):
+        descriptor = _opened(folder)
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -16,12 +16,12 @@ FLOORS = [
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
-    {"workers", "lease", "superseding", "ownership"},
-    {"statefiles"},
+    {"workers", "driver", "superseding", "ownership"},
+    {"lease", "compiled", "statefiles"},
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
     {"metrics"},
     {"made_from"},
-    {"layout", "manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
+    {"layout", "manifests", "events", "errors", "stopping", "complaints", "intrinsics", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

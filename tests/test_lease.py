@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from geo_subset import cli, lease, ownership, storage
+from geo_subset import cli, driver, lease, ownership, storage
 from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError
 
 #: A driver that works until its stdin ends. Words: run folder, SILENCE, a name for its machine or "".
@@ -73,10 +73,10 @@ def drivers() -> Iterator[type[Driver]]:
             made.append(self)
 
     yield Kept
-    for driver in made:
-        driver.process.kill()
-        driver.process.wait()
-        for stream in (driver.process.stdin, driver.process.stdout):
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+        for stream in (one.process.stdin, one.process.stdout):
             with contextlib.suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
 
@@ -234,14 +234,14 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 def test_a_worker_looks_for_the_lease(run_url):
     with pytest.raises(FolderNotSharedError, match=r"node .* does not see the run folder"):
-        lease.see(run_url, "id")
+        driver.see(run_url, "id")
     with lease.held(run_url):
         sought = lease.token()
         assert sought is not None
-        lease.see(*sought)
+        driver.see(*sought)
         with pytest.raises(StageError, match="is held by another driver by now"):
-            lease.see(run_url, "id")
-    lease.see(*sought)  # seen once, it is not looked for again
+            driver.see(run_url, "id")
+    driver.see(*sought)  # seen once, it is not looked for again
 
 
 def test_a_full_disk_leaves_no_half_written_lease(tmp_path):

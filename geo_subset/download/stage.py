@@ -20,7 +20,7 @@ from geo_subset import cluster, progress, storage, tables
 from geo_subset.download import index
 from geo_subset.download.plan import Shard, plan_all
 from geo_subset.errors import StageError
-from geo_subset.manifests import Manifest, Record, add_counters
+from geo_subset.manifests import RETRY, Manifest, Record, add_counters
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import DownloadSettings, Settings
 
@@ -83,8 +83,10 @@ def retry_failed(settings: Settings, folder: StageFolder, pattern: str | None = 
     manifest = folder.finished()
     if manifest is None:
         raise StageError(f"{folder.url} is not finished: run the download stage first")
-    units = {unit.unit: unit for unit in manifest.units}
-    if not any(index.is_wanted(status, reason, pattern) for status, reason, _ in units[_INDEX].extra["ends"]):
+    ends = next((unit.extra.get("ends") for unit in manifest.units if unit.unit == _INDEX), None)
+    if ends is None:
+        raise StageError(f"{folder.url}/_manifest.json is damaged: remove it to make the stage again")
+    if not any(index.is_wanted(status, reason, pattern) for status, reason, _ in ends):
         return None
     files = _sample_files(folder)
     records, _, lists = _begin(folder, files, settings.download.samples_per_shard)
@@ -166,7 +168,9 @@ def _begin(
     """Makes the folder ready. Returns the records that count, all shards of all passes, and the passes' lists."""
     units = len(plan_all(files, (), samples_per_shard, folder.tag)) + 1
     records = folder.start(units)
-    names = itertools.takewhile(records.__contains__, map(_list_name, itertools.count(1)))
+    names = itertools.takewhile(
+        lambda name: name in records and records[name].files, map(_list_name, itertools.count(1))
+    )
     lists = [(records[name].files[0].path, records[name].files[0].rows) for name in names]
     shards = plan_all(files, lists, samples_per_shard, folder.tag)
     if lists:
@@ -180,7 +184,7 @@ def _begin(
 
 
 def _list_name(number: int) -> str:
-    return f"retry-{number:03d}"
+    return f"{RETRY}{number:03d}"
 
 
 def _samples(folder: StageFolder) -> StageFolder:

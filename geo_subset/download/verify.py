@@ -88,7 +88,10 @@ def prepare(settings: Settings, run_url: str) -> Plan:
         )
     files = sorted(merged.files, key=lambda entry: entry.path)
     units = {unit.unit: unit for unit in manifest.units}
-    lists = sorted((name for name in units if _LIST.match(name)), key=lambda name: int(name.partition("-")[2]))
+    lists = sorted(
+        (name for name in units if _LIST.match(name) and units[name].files),
+        key=lambda name: int(name.partition("-")[2]),
+    )
     planned = plan_all(
         [(entry.path, entry.rows) for entry in files],
         [(units[name].files[0].path, units[name].files[0].rows) for name in lists],

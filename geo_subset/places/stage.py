@@ -139,7 +139,7 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
             records[_UNIT] = folder.record(_UNIT, [entry], dict(counters))
         examples: dict[str, str] = {}
         for unit in gathered.units:
-            examples = unit.extra["examples"] | examples
+            examples = unit.extra.get("examples", {}) | examples
         _warn(counters, examples)
     parts.remove()
     return folder.finish(records.values(), time.monotonic() - started, None, [gathered] if gathered else [])

@@ -13,6 +13,8 @@ MAX_PLACES = 256
 #: Short lists are cut at least this fine, so that there is work for several actors.
 MIN_CHUNKS = 16
 MIN_PLACES = 8
+#: What the record of a chunk says of each place that failed.
+_FAILURE = {"place_id", "query", "reason", "detail", "attempts"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ def chunks(places: int, num_images: int) -> list[Chunk]:
     """All chunks for `places` places with up to `num_images` rows each."""
     size = min(MAX_PLACES, max(1, ROWS_PER_CHUNK // num_images), max(MIN_PLACES, -(-places // MIN_CHUNKS)))
     return [Chunk(i, start, min(start + size, places)) for i, start in enumerate(range(0, places, size))]
+
+
+def is_whole(record: Record) -> bool:
+    """Whether a chunk's record says of how many places it is, and which of them failed."""
+    return {"places", "failed"} <= record.extra.keys() and all(f.keys() >= _FAILURE for f in record.extra["failed"])
 
 
 def left(all_chunks: Iterable[Chunk], records: dict[str, Record]) -> list[Chunk]:

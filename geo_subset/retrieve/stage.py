@@ -83,7 +83,8 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     places = _place_count(folder)
     todo = plan.chunks(places, settings.retrieve.num_images)
     records = folder.start(len(todo))
-    records.pop(_FAILURES, None)  # of a stage that was finished once; it is written anew
+    # The unit of failures is of a stage that was finished once, and is written anew.
+    records = {unit: record for unit, record in records.items() if plan.is_whole(record)}
     for attempt in ("first", "again"):
         left = plan.left(todo, records)
         if not left:

@@ -85,7 +85,9 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     )  # fmt: skip
     found = _sources(job, columns) if columns is not None else None
     encoded = _pass(settings, job, "texts", passes.encode, list(range(0, places, job.chunk)), "texts")
-    columns = int(encoded.units[0].extra["columns"])
+    columns = next((unit.extra["columns"] for unit in encoded.units if "columns" in unit.extra), None)
+    if columns is None:
+        raise StageError(f"{job.beside('texts').url}/_manifest.json is damaged: remove it to make the vectors again")
     found = found or _sources(job, columns)
     job, units = _planned(job, columns, found)
     if job.index:
