@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from geo_subset import cli, lease, manifests, runfolder
+from geo_subset import cli, lease, manifests, ownership
 from geo_subset.errors import StageError
 from geo_subset.manifests import FileEntry, Manifest, Record, Started
 from geo_subset.runfolder import StageFolder
@@ -306,4 +306,4 @@ def test_a_run_that_names_files_elsewhere_touches_nothing_there(made: Path) -> N
         assert said.count("\n") == 1
         assert f"{path} is damaged" in said
     assert victim.read_text() == "mine"
-    assert runfolder.open_run(str(made / "run")) == str(made / "run")
+    assert ownership.open_run(str(made / "run")) == str(made / "run")
