@@ -17,7 +17,7 @@ FLOORS = [
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
     {"workers", "lease"},
-    {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
+    {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after", "shortage"},
     {"metrics"},
     {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
 ]
