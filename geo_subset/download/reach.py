@@ -36,7 +36,7 @@ class Reach:
         if self._ends.total() >= TRIES and len(self._domains) >= DOMAINS:
             how = ", ".join(f"{reason}: {count}" for reason, count in self._ends.most_common())
             raise NoNetworkError(
-                f"none of {len(self._domains)} hosts could be reached from {socket.gethostname()} ({how}): is there a "
-                "network, with DNS and a way out that needs no proxy? Nothing of this shard was noted; run the same "
+                f"no host of {len(self._domains)} domains could be reached from {socket.gethostname()} ({how}): is "
+                "there a network, with DNS and a way out that needs no proxy? Nothing of this shard was noted; run the same "
                 "command again when there is"
             )

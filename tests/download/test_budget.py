@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,10 @@ from geo_subset.download.shard import download_shard
 from geo_subset.errors import NoNetworkError, ShortageError
 from geo_subset.settings import DownloadSettings
 
-from .conftest import Web, image_bytes, samples_of
+from .conftest import Web, image_bytes, of_domains, samples_of
 from .peer import Connection, peer
 
 QUICK: dict[str, Any] = {"allow_private_hosts": True, "retries": 1, "timeout": 5.0, "image_size": 64}
-
-
-def of_domains(links: list[str], domains: list[str] | None = None) -> pa.Table:
-    """Samples of these URLs, each of a domain of its own, or as given."""
-    of = dict(zip(links, domains or [f"d{n}.example" for n in range(len(links))], strict=True))
-    rows = samples_of(links).to_pylist()
-    return pa.Table.from_pylist([{**row, "domain": of[row["url"]]} for row in rows], tables.SAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -119,21 +111,6 @@ def test_without_dns_the_run_is_stopped_and_nothing_noted(tmp_path: Path, monkey
     assert counts == {"attempted": 300, "succeeded": 0, "failed: dns unanswered": 300}
 
 
-@pytest.fixture
-def deaf() -> Iterator[int]:
-    """The port of a host at which nothing connects."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        queued = [socket.socket() for _ in range(4)]
-        for sock in queued:
-            sock.setblocking(False)
-            sock.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-        for sock in queued:
-            sock.close()
-
-
 def test_where_nothing_connects_the_run_is_stopped(deaf: int, tmp_path: Path) -> None:
     samples = of_domains([f"http://127.0.0.1:{deaf}/{n}.jpg" for n in range(300)])
     with pytest.raises(NoNetworkError, match=r"timed out: 200\)"):
@@ -162,7 +139,7 @@ import json, sys
 from pathlib import Path
 from geo_subset.download.shard import download_shard
 from geo_subset.settings import DownloadSettings
-from download.test_budget import of_domains
+from download.conftest import of_domains
 settings = DownloadSettings(allow_private_hosts=True, retries=0, image_size=64)
 samples = of_domains([f"http://127.0.0.1:{sys.argv[1]}/{n}.jpg" for n in range(200)])
 print(json.dumps(download_shard(samples, 0, Path(sys.argv[2]), settings)[1]))

@@ -18,7 +18,7 @@ def test_many_tries_that_reach_nobody_stop_the_run() -> None:
     for n in range(TRIES - 1):
         reach.tried(f"{n}.example", unreached("dns" if n % 3 else "timed out"))
     with pytest.raises(
-        NoNetworkError, match=r"none of 200 hosts .*dns: 132, timed out: 68.* is there a network"
+        NoNetworkError, match=r"no host of 200 domains .*dns: 132, timed out: 68.* is there a network"
     ) as raised:
         reach.tried("last.example", unreached("timed out"))
     assert isinstance(raised.value, StopRunError)

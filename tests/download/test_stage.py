@@ -11,12 +11,12 @@ import webdataset
 
 from geo_subset.download import stage
 from geo_subset.download.plan import plan
-from geo_subset.errors import StageError, TooFewImagesError
+from geo_subset.errors import NoNetworkError, StageError, TooFewImagesError
 from geo_subset.manifests import FileEntry, Manifest
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, from_tree
 
-from .conftest import Web, image_bytes, samples_of
+from .conftest import Web, image_bytes, of_domains, samples_of
 from .test_shard import failing
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -194,3 +194,15 @@ def test_a_retry_pass_that_brings_too_little_fails_as_well(web: Web, tmp_path: P
     with pytest.raises(TooFewImagesError, match=r"3 of 4 images succeeded \(75.0%\)"):
         stage.retry_failed(settings_for(tmp_path, min_success=1.0), folder)
     assert stage.run(settings_for(tmp_path, min_success=0.75), folder).counters["succeeded"] == 3
+
+
+def test_without_a_network_the_run_stops_and_nothing_is_recorded(deaf: int, tmp_path: Path) -> None:
+    merged(tmp_path, of_domains([f"http://127.0.0.1:{deaf}/{n}.jpg" for n in range(300)]), rows_per_file=300)
+    folder = shards_folder(tmp_path)
+    settings = settings_for(tmp_path, samples_per_shard=300, threads=256, timeout=0.5)
+    with pytest.raises(
+        NoNetworkError, match=r"no host of \d+ domains could be reached .*timed out: 200.* is there a netw"
+    ):
+        stage.run(settings, folder)
+    assert folder.progress().units_done == 0
+    assert list((tmp_path / "shards").glob("0*")) == []
