@@ -37,6 +37,6 @@ class Reach:
             how = ", ".join(f"{reason}: {count}" for reason, count in self._ends.most_common())
             raise NoNetworkError(
                 f"no host of {len(self._domains)} domains could be reached from {socket.gethostname()} ({how}): is "
-                "there a network, with DNS and a way out that needs no proxy? Nothing of this shard was noted; run the same "
-                "command again when there is"
+                "there a network, with DNS and a way out that needs no proxy? Nothing of this shard was noted; run the "
+                "same command again when there is"
             )

@@ -173,8 +173,9 @@ def list_failed(number: int, files: Sequence[str], folder: StageFolder, pattern:
 
 
 def _check_success(counters: Mapping[str, int], min_success: float, folder: StageFolder) -> None:
+    """Raises TooFewImagesError."""
     attempted, succeeded = counters.get("attempted", 0), counters.get("succeeded", 0)
-    if succeeded >= min_success * attempted:
+    if not attempted or succeeded / attempted >= min_success:
         return
     failed = Counter({name[8:]: count for name, count in counters.items() if name.startswith("failed: ")})
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.most_common(_SHOWN))
