@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geo_subset import __version__, stopping
-from geo_subset.errors import GeoSubsetError, StageError
+from geo_subset.errors import GeoSubsetError, StageError, TooFewImagesError
 
 if TYPE_CHECKING:
-    from geo_subset.manifests import Manifest
     from geo_subset.settings import Settings
 
 #: Packages whose errors tell of storage or network.
@@ -185,28 +184,38 @@ def download(
         raise click.UsageError("--reason goes with --retry-failed")
     events.set_up_logging()
     loaded = settings.load(run_file, overrides, "download")
-    results = pipeline.run(loaded, "download", address)
+    too_few: TooFewImagesError | None = None
+    try:
+        results = pipeline.run(loaded, "download", address)
+        fingerprint, succeeded = results[-1].manifest.fingerprint, results[-1].manifest.counters["succeeded"]
+    except TooFewImagesError as error:
+        if not retry_failed:
+            raise
+        too_few, fingerprint, succeeded = error, error.fingerprint, error.succeeded
     if retry_failed:
-        _retry_failed(loaded, results[-1].manifest, reason, address)
+        if not _retry_failed(loaded, fingerprint, succeeded, reason, address) and too_few is not None:
+            raise too_few
     elif all(result.skipped for result in results):
         click.echo("nothing to do: every stage is done already")
     _where(loaded.run, "download")
 
 
-def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, address: str | None) -> None:
+def _retry_failed(loaded: Settings, fingerprint: str, succeeded: int, reason: str | None, address: str | None) -> bool:
+    """Returns whether there was anything to try again. `succeeded`: images that there were before."""
     from geo_subset import cluster, events, lease, nodes, ownership, runfolder
     from geo_subset.download import stage
 
-    folder = runfolder.StageFolder(ownership.open_run(loaded.run), "download", manifest.fingerprint)
+    folder = runfolder.StageFolder(ownership.open_run(loaded.run), "download", fingerprint)
     about = events.about(run=folder.run_url, stage="download")
     with lease.held(folder.run_url), about, cluster.connect(loaded.cluster, address):
         nodes.check()
         after = stage.retry_failed(loaded, folder, reason)
     if after is None:
         click.echo("nothing to try again: no image failed for such a reason")
-        return
-    more = after.counters["succeeded"] - manifest.counters["succeeded"]
+        return False
+    more = after.counters["succeeded"] - succeeded
     click.echo(f"{more:,} more images; now {stage.describe(after)}")
+    return True
 
 
 def _run_argument(function: Callable[..., Any]) -> Callable[..., Any]:

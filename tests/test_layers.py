@@ -18,7 +18,7 @@ FLOORS = [
     {"runfolder", "cluster", "nodes", "shuffle"},
     {"workers", "driver", "superseding", "ownership"},
     {"lease", "compiled", "statefiles"},
-    {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
+    {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after", "shortage"},
     {"metrics"},
     {"made_from"},
     {"layout", "manifests", "events", "errors", "stopping", "complaints", "intrinsics", ""},

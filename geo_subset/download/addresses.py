@@ -12,14 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from geo_subset import shortage
 from geo_subset.download.waiting import result_of
+from geo_subset.errors import ShortageError
 
 #: Seconds that an answer of the resolver is used for. It does not tell for how long the name's owner would allow.
 GOOD_FOR = 300.0
 BAD_FOR = 30.0
 #: Names kept, and looked up at the same time: a resolver that hangs holds up to this many threads, and nobody else's.
 _MAX_NAMES = 1 << 16
-_THREADS = 32
+THREADS = 32
+#: File descriptors that one look-up takes.
+DESCRIPTORS = 2
 
 LookUp = Callable[..., list[tuple[Any, ...]]]
 #: Family and address without port, as `socket` wants them.
@@ -71,23 +75,24 @@ def _literal(host: str) -> Address | None:
 @dataclass(frozen=True)
 class _Known:
     addresses: tuple[Address, ...]
-    error: OSError | None
+    error: OSError | ShortageError | None
     until: float
 
 
 class Resolver:
     """Looks names up in a few threads, each name once for all who ask, and remembers."""
 
-    def __init__(self, look_up: LookUp = socket.getaddrinfo) -> None:
+    def __init__(self, look_up: LookUp = socket.getaddrinfo, threads: int = THREADS) -> None:
         self._look_up = look_up
-        self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="dns")
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="dns")
         self._lock = threading.Lock()
         self._names: dict[str, concurrent.futures.Future[_Known]] = {}
 
     def addresses(self, host: str, deadline: float) -> tuple[Address, ...]:
         """The addresses of a host, best first; one or more.
 
-        Raises TimeoutError at the deadline (time.monotonic()), OSError (most often socket.gaierror) if there is none.
+        Raises TimeoutError at the deadline (time.monotonic()), OSError (most often socket.gaierror) if there is none,
+        ShortageError if this machine could not look.
         """
         literal = _literal(host)
         if literal is not None:
@@ -99,7 +104,7 @@ class Resolver:
                 self._names.pop(host, None)
                 if len(self._names) >= _MAX_NAMES:
                     del self._names[next(iter(self._names))]
-                known = self._names[host] = self._pool.submit(self._ask, host)
+                known = self._names[host] = self._submitted(host)
         answer = result_of(known, deadline)
         if answer.error is not None:
             raise answer.error.with_traceback(None)
@@ -120,10 +125,18 @@ class Resolver:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _submitted(self, host: str) -> concurrent.futures.Future[_Known]:
+        try:
+            return self._pool.submit(self._ask, host)
+        except RuntimeError as error:
+            raise shortage.of(error) or error from None
+
     def _ask(self, host: str) -> _Known:
         try:
             found = self._look_up(host, None, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
+            if (lacking := shortage.of(error)) is not None or not isinstance(error, OSError):
+                return _Known((), lacking, time.monotonic())
             return _Known((), error, time.monotonic() + BAD_FOR)
         except UnicodeError as error:  # a name that cannot be one: a label of more than 63 letters
             return _Known((), socket.gaierror(socket.EAI_NONAME, str(error)), time.monotonic() + BAD_FOR)

@@ -12,18 +12,20 @@ import time
 import urllib.parse
 from dataclasses import dataclass
 
-from img2dataset.downloader import is_disallowed
-
 import geo_subset
+from geo_subset import shortage
 from geo_subset.download import reasons
-from geo_subset.download.http_client import BeforeLarge, Client, Response
+from geo_subset.download.http_client import BeforeLarge, Client, OnceMore, Response
 from geo_subset.download.http_wire import Headers
 from geo_subset.download.pixels import Header, PictureError, header
 from geo_subset.download.reasons import FetchError
+from geo_subset.download.robots import refuses
+from geo_subset.errors import ShortageError
 from geo_subset.retry_after import seconds
 
 MAX_REDIRECTS = 5
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+_PRODUCT = "geo-subset"
 _NOT_IN_A_HEADER = re.compile(r"[^\x20-\x7e]")
 
 
@@ -32,8 +34,8 @@ class Terms:
     """On what terms images are fetched: the same for all of a shard.
 
     `timeout`: seconds for one image as a whole, redirects included. `max_bytes`: of its body, also once the transfer's
-    encoding is undone. `token`: the name by which X-Robots-Tag may address this crawler; `contact`: where its
-    operator can be reached; both are part of the user agent. `directives`: of X-Robots-Tag, those that are obeyed.
+    encoding is undone. `token`: the user's name for this crawler; `contact`: where its operator can be reached; both
+    are part of the user agent. `directives`: of X-Robots-Tag, those that are obeyed.
     """
 
     timeout: float
@@ -44,34 +46,55 @@ class Terms:
 
     @functools.cached_property
     def headers(self) -> dict[str, str]:
-        parts = [f"geo-subset/{geo_subset.__version__}", self.token, f"+{self.contact}" if self.contact else None]
+        parts = [f"{_PRODUCT}/{geo_subset.__version__}", self.token, f"+{self.contact}" if self.contact else None]
         agent = f"Mozilla/5.0 (compatible; {'; '.join(filter(None, parts))})"
         return {"User-Agent": _NOT_IN_A_HEADER.sub("?", agent), "Accept": "image/*,*/*;q=0.5"}
 
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """By which X-Robots-Tag may address this crawler: what its user agent is called, with and without a version."""
+        token = (self.token or "").strip().lower()
+        return frozenset({_PRODUCT, token, token.partition("/")[0]} - {""})
 
-def fetch(client: Client, url: str, terms: Terms, before_large: BeforeLarge | None = None) -> tuple[bytes, Header]:
+    @functools.cached_property
+    def unwanted(self) -> frozenset[str]:
+        """The directives in lower case."""
+        return frozenset(directive.strip().lower() for directive in self.directives)
+
+
+def fetch(
+    client: Client,
+    url: str,
+    terms: Terms,
+    before_large: BeforeLarge | None = None,
+    once_more: OnceMore = lambda: True,
+) -> tuple[bytes, Header]:
     """The bytes of the image at `url` and what its header says; it was not decoded.
 
-    `before_large`: see `Client.get`; called again if a redirect leads to another body.
-    Raises FetchError; its `may_pass` tells whether it is worth another try, its `retry_after` after how long.
+    `before_large` and `once_more`: see `Client.get`; called again if a redirect leads on.
+    Raises FetchError, whose `may_pass` tells whether it is worth another try, and `retry_after` after how long;
+    ShortageError if it is this machine that lacks something.
     """
     try:
-        body = _body(client, url, terms, before_large)
+        body = _body(client, url, terms, before_large, once_more)
         return body, header(body)
-    except FetchError:
+    except (FetchError, ShortageError):
         raise
     except PictureError as error:
         raise FetchError(error.reason, str(error).partition(": ")[2]) from error
     except Exception as unexpected:  # one image must not end a shard; counted as 'other'
+        if (lacking := shortage.of(unexpected)) is not None:
+            raise lacking from unexpected
         raise FetchError(reasons.OTHER, repr(unexpected)) from unexpected
 
 
-def _body(client: Client, url: str, terms: Terms, before_large: BeforeLarge | None) -> bytes:
+def _body(client: Client, url: str, terms: Terms, before_large: BeforeLarge | None, once_more: OnceMore) -> bytes:
     deadline = time.monotonic() + terms.timeout
     for _ in range(MAX_REDIRECTS + 1):
         response = client.get(
-            url, deadline, terms.headers, terms.max_bytes, lambda headers: _allows(headers, terms), before_large
-        )
+            url, deadline, terms.headers, terms.max_bytes, lambda headers: _allows(headers, terms), before_large,
+            once_more,
+        )  # fmt: skip
         location = response.headers.get("Location")
         if response.status not in _REDIRECT_STATUSES or not location:
             return _accepted(response)
@@ -84,8 +107,8 @@ def _body(client: Client, url: str, terms: Terms, before_large: BeforeLarge | No
 
 
 def _allows(headers: Headers, terms: Terms) -> bool:
-    token = terms.token and terms.token.lower()  # img2dataset compares it with what it has put in lower case
-    return not (terms.directives and is_disallowed(headers, token, terms.directives))
+    lines = headers.get_all("X-Robots-Tag")
+    return not (lines and refuses(lines, terms.names, terms.unwanted, datetime.datetime.now(datetime.timezone.utc)))
 
 
 def _accepted(response: Response) -> bytes:

@@ -37,6 +37,7 @@ class _Host:
     due: collections.deque[int] = field(default_factory=collections.deque)  # to be tried again, and time has come
     active: int = 0
     not_before: float = -math.inf
+    on_trial: bool = False  # it asked for rest, and has not answered since without asking for more
     entry: int = 0  # the one entry of the heaps that counts
 
     def has_rows(self) -> bool:
@@ -98,6 +99,8 @@ class Schedule:
             if host.not_before > now:
                 heapq.heappush(self._resting, (host.not_before, entry, host))
                 continue
+            if host.on_trial and host.active:  # enlisted before it was
+                continue
             row = host.take()
             if self._interval:
                 host.not_before = now + self._interval
@@ -116,8 +119,18 @@ class Schedule:
         heapq.heappush(self._later, (at, next(self._entries), row))
 
     def rest(self, host: str, until: float) -> None:
-        """The host is not to be asked before `until`. Raises KeyError if no row has that host."""
+        """The host is not to be asked before `until`, and then for one row at a time until `rested` is called.
+
+        So the rows of a host that is not well yet are not all spent on it. Raises KeyError if no row has that host.
+        """
         self._hosts[host].not_before = max(self._hosts[host].not_before, until)
+        self._hosts[host].on_trial = True
+
+    def rested(self, host: str) -> None:
+        """The host answers again. Raises KeyError if no row has that host."""
+        if self._hosts[host].on_trial:
+            self._hosts[host].on_trial = False
+            self._enlist(self._hosts[host])
 
     def _give_back(self, row: int) -> None:
         self._out.remove(row)
@@ -127,7 +140,7 @@ class Schedule:
 
     def _enlist(self, host: _Host) -> None:
         host.entry = next(self._entries)
-        if host.active < self._per_host and host.has_rows():
+        if host.active < (1 if host.on_trial else self._per_host) and host.has_rows():
             heapq.heappush(self._ready, (host.position(), host.entry, host))
 
     def _wait(self, now: float) -> Wait | None:

@@ -7,7 +7,6 @@ used: a proxy would look up and connect on its own, past that check.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
 import functools
@@ -16,22 +15,20 @@ import os
 import re
 import socket
 import ssl
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from geo_subset import shortage
 from geo_subset.download import reasons
-from geo_subset.download.addresses import Address, LookUp, Resolver, is_public
+from geo_subset.download.addresses import DESCRIPTORS, THREADS, Address, LookUp, Resolver, is_public
 from geo_subset.download.http_wire import Head, Headers, Stream, read_body, read_head
+from geo_subset.download.idle import MAX_IDLE, Connection, Idle, Place
 from geo_subset.download.reasons import FetchError
 from geo_subset.download.waiting import until_readable, until_writable
 
-#: Connections that wait for another request: how many, over all hosts, and for how long.
-MAX_IDLE = 256
-IDLE_SECONDS = 10.0
 #: A body that nobody wants is read all the same if it is short: cheaper than another connection.
 _DRAINED_BYTES = 1 << 16
 _DRAINED_SECONDS = 1.0
@@ -48,6 +45,7 @@ Until = Callable[[socket.socket, float], None]
 AddressCheck = Callable[[str], bool]
 Wanted = Callable[[Headers], bool]
 BeforeLarge = Callable[[float], None]
+OnceMore = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,12 @@ class Response:
     body: bytes | None
 
 
-@dataclass(frozen=True)
-class _Place:
-    """What a connection leads to; the host in lower case and ASCII."""
-
-    scheme: str
-    host: str
-    port: int
-
-
 class Client:
     """Asks for URLs. Any number of threads, and of a loop's tasks, may use one; a process needs no more than one.
 
-    `address_allowed` is asked before an IP address is connected to. `ca_file` (more roots to trust) and `look_up` (in
-    place of socket.getaddrinfo) are there for tests.
+    `address_allowed` is asked before an IP address is connected to. `descriptors`: how many it may use beside those of
+    the requests in work. `ca_file` (more roots to trust) and `look_up` (in place of socket.getaddrinfo) are there for
+    tests.
     """
 
     def __init__(
@@ -80,10 +70,11 @@ class Client:
         address_allowed: AddressCheck = is_public,
         ca_file: str | None = None,
         look_up: LookUp = socket.getaddrinfo,
+        descriptors: int = 1 << 10,
     ) -> None:
         self._address_allowed = address_allowed
-        self._resolver = Resolver(look_up)
-        self._idle = _Idle()
+        self._resolver = Resolver(look_up, max(1, min(THREADS, descriptors // 2 // DESCRIPTORS)))
+        self._idle = Idle(min(MAX_IDLE, descriptors // 2))
         # One for all: building one, with all its roots, takes longer than fetching ten images.
         self._tls = ssl.create_default_context()
         self._tls.set_alpn_protocols(["http/1.1"])
@@ -98,6 +89,7 @@ class Client:
         max_bytes: int,
         wanted: Wanted | None = None,
         before_large: BeforeLarge | None = None,
+        once_more: OnceMore = lambda: True,
     ) -> Response:
         """One GET, redirects not followed. `deadline` is a value of time.monotonic().
 
@@ -105,15 +97,17 @@ class Client:
         `before_large(deadline)` is called once before more than http_wire.LARGE bytes of a body are held; it may wait
         and may raise FetchError. So the bodies that a process holds are bounded by LARGE times its requests and
         `max_bytes` times whom `before_large` lets in.
-        Raises FetchError, as `reasons` lists them.
+        `once_more()` is asked before the request is sent a second time, as it is when a connection that had waited ends
+        without an answer.
+        Raises FetchError, as `reasons` lists them; ShortageError if it is this machine that lacks something.
         """
         asked = _Asked(*_request(url, headers), deadline, max_bytes, wanted, before_large)
         with _told_as_fetch_error():
             idle = self._idle.take(asked.place)
             response = _exchange(idle, asked, self._idle) if idle is not None else None
-            if response is None:
+            if response is None and (idle is None or once_more()):
                 # RFC 9112, 9.3.1: a host may close an idle connection just as it is asked; so once more on a new one.
-                new = _Connection(self._connect(asked.place, deadline))
+                new = Connection(self._connect(asked.place, deadline))
                 response = _exchange(new, asked, self._idle)
         if response is None:
             raise FetchError(reasons.RESET, "the connection ended without an answer")
@@ -124,13 +118,15 @@ class Client:
         self._idle.close()
         self._resolver.close()
 
-    def _connect(self, place: _Place, deadline: float) -> socket.socket:
+    def _connect(self, place: Place, deadline: float) -> socket.socket:
         """Connects to the first of the host's addresses that answers, TLS included."""
-        found = self._resolver.addresses(place.host, deadline)
+        with _unreached():
+            found = self._resolver.addresses(place.host, deadline)
         allowed = [address for address in found if self._address_allowed(str(address[1][0]))][:_MAX_ADDRESSES]
         if not allowed:
             raise FetchError(reasons.PRIVATE, ", ".join(str(address[1][0]) for address in found))
-        sock = self._first_that_answers(place, allowed, deadline)
+        with _unreached():
+            sock = self._first_that_answers(place, allowed, deadline)
         if place.scheme == "http":
             return sock
         try:
@@ -142,10 +138,10 @@ class Client:
             sock.close()
             raise
 
-    def _first_that_answers(self, place: _Place, addresses: list[Address], deadline: float) -> socket.socket:
+    def _first_that_answers(self, place: Place, addresses: list[Address], deadline: float) -> socket.socket:
         """Each address gets an equal share of the time left, and is used as it was checked: no second look-up."""
         for tried, (family, address) in enumerate(addresses):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock = self._socket(family)
             sock.setblocking(False)
             # Or the request waits until the end of the TLS handshake is acknowledged: up to 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -154,7 +150,7 @@ class Client:
                 _open(sock, (address[0], place.port, *address[2:]), time.monotonic() + share)
             except BaseException as error:
                 sock.close()
-                if not isinstance(error, OSError) or tried == len(addresses) - 1:
+                if not isinstance(error, OSError) or shortage.of(error) or tried == len(addresses) - 1:
                     raise
             else:
                 if tried:
@@ -162,88 +158,23 @@ class Client:
                 return sock
         raise AssertionError("there is no address")
 
-
-@dataclass
-class _Connection:
-    sock: socket.socket
-    used: bool = False
-    idle_since: float = 0.0
+    def _socket(self, family: int) -> socket.socket:
+        try:
+            return socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._idle.drop():
+                raise
+            return socket.socket(family, socket.SOCK_STREAM)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    place: _Place
+    place: Place
     request: bytes
     deadline: float
     max_bytes: int
     wanted: Wanted | None
     before_large: BeforeLarge | None
-
-
-class _Idle:
-    """Connections that wait for another request. The latest is used first; the one that waits longest goes first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_place: dict[_Place, collections.deque[_Connection]] = {}
-        self._by_age: collections.OrderedDict[int, tuple[_Place, _Connection]] = collections.OrderedDict()
-        self._closed = False
-
-    def take(self, place: _Place) -> _Connection | None:
-        """A connection that is open and on which nothing has come that was not asked for."""
-        while True:
-            with self._lock:
-                self._drop_old()
-                waiting = self._by_place.get(place)
-                if not waiting:
-                    return None
-                connection = waiting.pop()
-                del self._by_age[id(connection)]
-            if _is_quiet(connection.sock):
-                return connection
-            connection.sock.close()
-
-    def put(self, place: _Place, connection: _Connection) -> None:
-        connection.used, connection.idle_since = True, time.monotonic()
-        with self._lock:
-            if self._closed:
-                connection.sock.close()
-                return
-            self._by_place.setdefault(place, collections.deque()).append(connection)
-            self._by_age[id(connection)] = place, connection
-            self._drop_old()
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            while self._by_age:
-                self._drop_oldest()
-
-    def _drop_old(self) -> None:
-        too_old = time.monotonic() - IDLE_SECONDS
-        while self._by_age:
-            _, oldest = next(iter(self._by_age.values()))
-            if oldest.idle_since > too_old and len(self._by_age) <= MAX_IDLE:
-                return
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        _, (place, connection) = self._by_age.popitem(last=False)
-        waiting = self._by_place[place]
-        waiting.popleft()
-        if not waiting:
-            del self._by_place[place]
-        connection.sock.close()
-
-
-def _is_quiet(sock: socket.socket) -> bool:
-    try:
-        sock.recv(1)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return True
-    except OSError:
-        return False
-    return False  # its end, or bytes that nobody asked for
 
 
 class _Receiver:
@@ -259,6 +190,8 @@ def _open(sock: socket.socket, address: tuple[Any, ...], deadline: float) -> Non
     if error == errno.EINPROGRESS:
         until_writable(sock, deadline)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error == errno.EADDRNOTAVAIL and sock.family == socket.AF_INET6:
+        error = errno.ENETUNREACH  # this machine has no address of IPv6, which is no shortage
     if error:
         raise OSError(error, os.strerror(error))
 
@@ -282,7 +215,7 @@ def _when_ready(sock: socket.socket, deadline: float, work: Callable[[], T], blo
             until_writable(sock, deadline)
 
 
-def _exchange(connection: _Connection, asked: _Asked, idle: _Idle) -> Response | None:
+def _exchange(connection: Connection, asked: _Asked, idle: Idle) -> Response | None:
     """One request and its answer, after which the connection is idle or closed.
 
     None: it was closed before an answer began, which only a connection that has been used before may be.
@@ -309,7 +242,7 @@ def _exchange(connection: _Connection, asked: _Asked, idle: _Idle) -> Response |
             connection.sock.close()
 
 
-def _ask(connection: _Connection, asked: _Asked, stream: Stream) -> Head | None:
+def _ask(connection: Connection, asked: _Asked, stream: Stream) -> Head | None:
     try:
         _send(connection.sock, asked.request, asked.deadline)
         return read_head(stream)
@@ -329,7 +262,7 @@ def _drained(receiver: _Receiver, stream: Stream, head: Head) -> bool:
     return True
 
 
-def _request(url: str, headers: Mapping[str, str]) -> tuple[_Place, bytes]:
+def _request(url: str, headers: Mapping[str, str]) -> tuple[Place, bytes]:
     """Whom to ask, and the bytes to send. Raises FetchError: unsupported url."""
     try:
         parts = urllib.parse.urlsplit(url or "")
@@ -346,7 +279,7 @@ def _request(url: str, headers: Mapping[str, str]) -> tuple[_Place, bytes]:
     named = f"[{host}]" if ":" in host else host
     lines = [f"GET {target} HTTP/1.1", f"Host: {named}" if port == default else f"Host: {named}:{port}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return _Place(parts.scheme, host, port), "\r\n".join([*lines, "Accept-Encoding: identity", "", ""]).encode("ascii")
+    return Place(parts.scheme, host, port), "\r\n".join([*lines, "Accept-Encoding: identity", "", ""]).encode("ascii")
 
 
 def _host(name: str, in_brackets: bool) -> str:
@@ -370,6 +303,17 @@ def _left(deadline: float) -> float:
 
 
 @contextlib.contextmanager
+def _unreached() -> Iterator[None]:
+    """Marks what ends here as having come to nobody."""
+    try:
+        with _told_as_fetch_error():
+            yield
+    except FetchError as error:
+        error.unreached = error.reason in reasons.UNREACHED
+        raise
+
+
+@contextlib.contextmanager
 def _told_as_fetch_error() -> Iterator[None]:
     try:
         yield
@@ -385,4 +329,6 @@ def _told_as_fetch_error() -> Iterator[None]:
     except ssl.SSLError as error:
         raise FetchError(reasons.TLS, error) from error
     except OSError as error:
+        if (lacking := shortage.of(error)) is not None:
+            raise lacking from error
         raise FetchError(reasons.NO_CONNECTION, error) from error

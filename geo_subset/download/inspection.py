@@ -36,6 +36,7 @@ TOLD = 10
 _STORED = [name for name in tables.SAMPLES.names if name not in ("width", "height")]
 _PILLOW_FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 _BATCH = 4096
+_KEY = re.compile(r"[0-9]{1,30}")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 #: What reading a damaged file raises.
 _UNREADABLE = (
@@ -210,7 +211,7 @@ def _check_parquet(path: Path, wanted: dict[str, tuple[int, bytes]], problems: P
         number, digest = wanted[row["uid"]]
         if _digest({column: row.get(column) for column in columns}) != digest:
             problems.add(f"the parquet's row of {name} is not that of the samples table")
-        if not (row["key"].isdecimal() and int(row["key"]) == number):
+        if not (_KEY.fullmatch(row["key"]) and int(row["key"]) == number):
             problems.add(f"the key of {name} should be number {number}")
         if row["status"] == "success":
             stored[row["key"]] = _digest(row)

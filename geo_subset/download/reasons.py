@@ -27,6 +27,7 @@ TOO_MANY_PIXELS = "too many pixels"
 UNDECODABLE = "undecodable image"
 TOO_SMALL = "image too small"
 ASPECT_RATIO = "aspect ratio"
+SHORTAGE = "shortage here"
 OTHER = "other"
 
 #: All reasons but 'http NNN', of which there is one for each status.
@@ -34,15 +35,18 @@ REASONS = frozenset(
     {
         TIMED_OUT, DNS, DNS_UNANSWERED, REFUSED, RESET, NO_CONNECTION, TLS, PRIVATE, UNSUPPORTED_URL, REDIRECTS,
         BAD_RESPONSE, TOO_LARGE, ROBOTS, NOT_AN_IMAGE, TRUNCATED, TOO_MANY_PIXELS, UNDECODABLE, TOO_SMALL, ASPECT_RATIO,
-        OTHER,
+        SHORTAGE, OTHER,
     }
 )  # fmt: skip
 
 #: What may be over on another day, or in a minute: all else would fail again, and asking again would only be a burden.
 MAY_PASS = frozenset(
-    {TIMED_OUT, DNS_UNANSWERED, REFUSED, RESET, NO_CONNECTION, TRUNCATED}
+    {TIMED_OUT, DNS_UNANSWERED, REFUSED, RESET, NO_CONNECTION, TRUNCATED, SHORTAGE}
     | {f"http {status}" for status in (408, 425, 429, *range(500, 600))}
 )
+
+#: How it ends where no host was reached: this, too, is what all hosts end with where there is no network.
+UNREACHED = frozenset({TIMED_OUT, DNS, DNS_UNANSWERED, NO_CONNECTION})
 
 
 class FetchError(Exception):
@@ -54,6 +58,8 @@ class FetchError(Exception):
         self.reason = reason
         self.retry_after = retry_after
         """Seconds for which the host asked to be left alone."""
+        self.unreached = False
+        """Whether it ended before the host, or whoever stands for it, had said anything."""
 
     @property
     def may_pass(self) -> bool:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from geo_subset import events, metrics, work
+from geo_subset import events, metrics, shortage, work
 from geo_subset.download import reasons
 from geo_subset.download.addresses import is_public
 from geo_subset.download.fetch import Terms, fetch
@@ -33,11 +33,12 @@ from geo_subset.download.hosts import Schedule, Wait
 from geo_subset.download.http_client import Client
 from geo_subset.download.img2dataset_adapter import ShardWriter
 from geo_subset.download.pixels import Header, Picture, PictureError, resized
+from geo_subset.download.reach import Reach
 from geo_subset.download.reasons import FetchError
 from geo_subset.download.shards import ShardFiles, check
 from geo_subset.download.splits import with_splits
 from geo_subset.download.waiting import Loop, give_way, result_of
-from geo_subset.errors import from_os_error
+from geo_subset.errors import ShortageError, from_os_error
 from geo_subset.settings import DownloadSettings
 
 #: Images in work at a time where their number is not set: enough for 1,000 a second from hosts that take 200 ms.
@@ -54,6 +55,9 @@ _LARGE_BODIES = 128 << 20
 _BACKOFF, _LONGEST_BACKOFF = 1.0, 30.0
 #: Seconds of rest that one host gets in one shard; when it asks for more, its other rows are left to a retry pass.
 _REST = 60.0
+#: How often, and after how many seconds, a row is asked for again when this machine lacks something with nothing else
+#: in work.
+_SHORTAGES, _SHORTAGE_PAUSE = 5, 1.0
 
 _Resize = Callable[[bytes, Header], tuple[Picture, str]]
 Settled = Mapping[str, tuple[str, str]]
@@ -66,13 +70,15 @@ def download_shard(
     settings: DownloadSettings,
     settled: Settled | None = None,
     cpus: float = 1.0,
+    all_dead: bool = False,
 ) -> tuple[ShardFiles, dict[str, int]]:
     """Downloads the images of a table of samples into a webdataset shard in `folder`, and checks it.
 
     Returns the files and the counts of `shards.check`. Keys are unique over all shards of one `samples_per_shard`.
     `settled`: uid -> (status, reason) of rows that are not to be asked for, as a retry pass has them; they stay failed.
-    `cpus`: how many the process may use.
-    Raises StorageFullError: no space left in `folder`; DamagedShardError: the shard is not whole.
+    `cpus`: how many the process may use. `all_dead`: whether it may be that not one of the hosts lives.
+    Raises StorageFullError: no space left in `folder`; DamagedShardError: the shard is not whole; ShortageError: this
+    machine lacks something; NoNetworkError: unless `all_dead`, if none of very many hosts could be reached.
     """
     samples = with_splits(samples)
     uids = samples["uid"].to_pylist()
@@ -84,7 +90,7 @@ def download_shard(
                 writer.failure(position, *settled[uid])
             else:
                 waiting.append(position)
-        _Download(samples.take(pa.array(waiting, pa.int64())), waiting, settings, writer).run(cpus)
+        _Download(samples.take(pa.array(waiting, pa.int64())), waiting, settings, writer, all_dead).run(cpus)
         writer.close()
         return writer.files, check(writer.files, uids, settings.encode_format)
     except OSError as error:
@@ -99,17 +105,20 @@ class _Download:
     """The work on one shard's rows. All of it but the resizing belongs to the thread that calls `run`."""
 
     def __init__(
-        self, samples: pa.Table, positions: list[int], settings: DownloadSettings, writer: ShardWriter
+        self, samples: pa.Table, positions: list[int], settings: DownloadSettings, writer: ShardWriter, all_dead: bool
     ) -> None:
         self._urls, self._hosts = samples["url"].to_pylist(), [host or "" for host in samples["domain"].to_pylist()]
         self._positions, self._settings, self._writer = positions, settings, writer
-        self._client = _client(settings.allow_private_hosts)
         self._terms = Terms(
             settings.timeout, settings.max_bytes, settings.user_agent_token, settings.contact,
             settings.disallowed_header_directives,
         )  # fmt: skip
         self._schedule = Schedule(self._hosts, settings.requests_per_host, settings.rate_per_host)
-        self._most = settings.threads or AT_A_TIME
+        shortage.raise_limit()
+        self._most = min(settings.threads or AT_A_TIME, max(1, shortage.spare_descriptors() // 2))
+        self._client = _client(settings.allow_private_hosts)
+        self._reach = None if all_dead else Reach()
+        self._shortages = 0
         self._room = max(1, _LARGE_BODIES // settings.max_bytes)  # for so many large bodies more
         self._in_work = self._fetched = 0
         self._shown = 0.0
@@ -152,7 +161,8 @@ class _Download:
             if isinstance(step, Wait):
                 return _LOOK if step.seconds is None else step.seconds
             if self._hosts[step] in self._closed:
-                self._fail(step, FetchError(self._closed[self._hosts[step]], "not asked: its host wants rest"))
+                asked = "not asked again" if self._tries[step] else "not asked"
+                self._fail(step, FetchError(self._closed[self._hosts[step]], f"{asked}: its host wants rest"))
             else:
                 loop.start(self._work, resize, step, False)
         return _LOOK
@@ -168,19 +178,24 @@ class _Download:
                 self._room -= 1
                 large = True
 
+        def once_more() -> bool:
+            return self._counts_as_retry(row)
+
         self._in_work += 1
-        status, error = "failed_to_download", None
+        status, error, lacking = "failed_to_download", None, None
         try:
             work.add("requests", 1)
-            body, head = fetch(self._client, self._urls[row] or "", self._terms, make_room)
+            body, head = fetch(self._client, self._urls[row] or "", self._terms, make_room, once_more)
             work.add("bytes_fetched", len(body))
             status = "failed_to_resize"
+            self._came(row, None)
             self._schedule.done(row)  # its host need not wait for the resizing
             picture, sha256 = resize(body, head)
         except (FetchError, PictureError) as failed:
             error = failed
-        except Exception as failed:  # noqa: BLE001 - a bug, or no memory: counted, and the other rows go on
-            error = FetchError(reasons.OTHER, repr(failed))
+        except Exception as failed:  # noqa: BLE001 - a bug, or a shortage: counted, and the other rows go on
+            lacking = failed if isinstance(failed, ShortageError) else shortage.of(failed)
+            error = FetchError(reasons.SHORTAGE, lacking) if lacking else FetchError(reasons.OTHER, repr(failed))
         finally:
             self._in_work -= 1
             self._room += large
@@ -190,11 +205,43 @@ class _Download:
         # Traceback and this frame would keep the body alive until the garbage collector comes by.
         error.__traceback__ = error.__cause__ = error.__context__ = None
         if status == "failed_to_resize":
-            self._writer.failure(self._positions[row], status, str(error))
+            # What was lacking to decode it may be there another time: a retry pass takes what was not downloaded.
+            self._writer.failure(self._positions[row], "failed_to_download" if lacking else status, str(error))
+        elif lacking is not None:
+            self._put_back(row, lacking)
         elif isinstance(error, _NoRoomError):
+            self._came(row, None)
+            self._tries[row] += 1  # its body has to be asked for a second time
             self._aside.append(row)
-        elif not (isinstance(error, FetchError) and self._is_tried_again(row, error)):
+        elif isinstance(error, FetchError):
+            self._came(row, error)
+            if not self._is_tried_again(row, error):
+                self._fail(row, error)
+        else:
             self._fail(row, error)
+
+    def _came(self, row: int, error: FetchError | None) -> None:
+        """Notes how a request ended that this machine could make."""
+        self._shortages = 0
+        if self._reach is not None:
+            self._reach.tried(self._hosts[row], error)
+        if error is None or not error.retry_after:
+            self._schedule.rested(self._hosts[row])
+
+    def _put_back(self, row: int, lacking: ShortageError) -> None:
+        """Has the row asked for again, with no more in work than now. Raises `lacking` if that does not help."""
+        if self._in_work:
+            if self._in_work < self._most:
+                events.event(
+                    "shortage", f"{lacking}; now {self._in_work} images are in work at a time, not {self._most}"
+                )
+            self._most = min(self._most, self._in_work)
+        else:
+            self._most = 1
+            self._shortages += 1
+            if self._shortages > _SHORTAGES:
+                raise lacking
+        self._schedule.again(row, time.monotonic() + _SHORTAGE_PAUSE)
 
     def _resized(self, pool: ThreadPoolExecutor, small: int, body: bytes, head: Header) -> tuple[Picture, str]:
         """What is stored of an image, and the SHA-256 of what it was made from."""
@@ -207,33 +254,40 @@ class _Download:
         finally:
             self._fetched -= 1
 
-    def _is_tried_again(self, row: int, error: FetchError) -> bool:
-        """Whether the row goes back to the schedule. To wait as long as the host asked for does not count as a try."""
-        now, host = time.monotonic(), self._hosts[row]
-        if not error.may_pass:
-            return False
-        if error.retry_after is not None:
-            until = now + max(1.0, error.retry_after)
-            longer = until - max(now, self._rest_until.get(host, now))
-            if self._rested.get(host, 0.0) + longer > _REST:
-                self._closed[host] = error.reason
-                rest = round(error.retry_after)
-                message = f"{host} wants {rest} s of rest: its other images are left to a retry pass"
-                events.event("host given up", message, host=host, seconds=rest, error=str(error))
-                return False
-            if longer > 0:
-                self._rested[host] = self._rested.get(host, 0.0) + longer
-                self._rest_until[host] = until
-                self._schedule.rest(host, until)
-                events.event("host rests", host=host, seconds=round(longer, 1), error=str(error))
-            self._schedule.again(row, until)
-            return True
+    def _counts_as_retry(self, row: int) -> bool:
+        """Whether the row may be asked for once more; if so, that is counted."""
         if self._tries[row] >= self._settings.retries:
             return False
-        longest = min(_LONGEST_BACKOFF, _BACKOFF * 2 ** self._tries[row])
         self._tries[row] += 1
+        return True
+
+    def _is_tried_again(self, row: int, error: FetchError) -> bool:
+        """Whether the row goes back to the schedule. Its host gets the rest it asks for; that is no further try."""
+        if not error.may_pass:
+            return False
+        now, host = time.monotonic(), self._hosts[row]
+        if error.retry_after:
+            self._rest(host, now, error)
+        longest = min(_LONGEST_BACKOFF, _BACKOFF * 2 ** min(self._tries[row], 10))
+        if host in self._closed or not self._counts_as_retry(row):
+            return False
         self._schedule.again(row, now + random.uniform(0, longest))
         return True
+
+    def _rest(self, host: str, now: float, error: FetchError) -> None:
+        """The host rests for as long as it asks; or is closed, when that gets too long."""
+        seconds = max(1.0, error.retry_after or 0.0)
+        longer = now + seconds - max(now, self._rest_until.get(host, now))
+        if self._rested.get(host, 0.0) + longer > _REST:
+            if host not in self._closed:
+                message = f"{host} wants {seconds:.0f} s of rest: its other images are left to a retry pass"
+                events.event("host given up", message, host=host, seconds=round(seconds), error=str(error))
+            self._closed[host] = error.reason
+        elif longer > 0:
+            self._rested[host] = self._rested.get(host, 0.0) + longer
+            self._rest_until[host] = now + seconds
+            self._schedule.rest(host, now + seconds)
+            events.event("host rests", host=host, seconds=round(longer, 1), error=str(error))
 
     def _fail(self, row: int, error: Exception) -> None:
         self._writer.failure(self._positions[row], "failed_to_download", str(error))
@@ -247,4 +301,5 @@ def _stored(body: bytes, head: Header, settings: DownloadSettings) -> tuple[Pict
 @functools.lru_cache(maxsize=2)
 def _client(allow_private_hosts: bool) -> Client:
     """One for the process: connections, look-ups and the TLS context serve one shard after the other."""
-    return Client((lambda _: True) if allow_private_hosts else is_public)
+    allowed = (lambda _: True) if allow_private_hosts else is_public
+    return Client(allowed, descriptors=shortage.spare_descriptors() // 2)

@@ -112,11 +112,19 @@ def _members(path: Path) -> Iterator[tuple[str, int]]:
             if len(header) < _BLOCK or header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0"):
                 raise ValueError("this is not the header of a file")
             checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")
-            if int(header[148:156].strip(b"\0 "), 8) != checksum or header[345:500].strip(b"\0"):
+            if _octal(header[148:156]) != checksum or header[345:500].strip(b"\0"):
                 raise ValueError("a header is damaged")
-            size = int(header[124:136].strip(b"\0 "), 8)
+            size = _octal(header[124:136])
             yield header[:100].rstrip(b"\0").decode(), size
             stream.seek(-(-size // _BLOCK) * _BLOCK, os.SEEK_CUR)
         rest = stream.read()
         if len(header) + len(rest) < 2 * _BLOCK or rest.strip(b"\0"):
             raise ValueError("there is no end-of-archive mark: it was cut off")
+
+
+def _octal(field: bytes) -> int:
+    """A number of a header. Raises ValueError if it is none; `int` alone would take signs and underscores."""
+    digits = field.strip(b"\0 ")
+    if not digits.isdigit():
+        raise ValueError("a header is damaged")
+    return int(digits, 8)

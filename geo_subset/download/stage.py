@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 from geo_subset import cluster, progress, storage, tables
 from geo_subset.download import index
 from geo_subset.download.plan import Shard, plan_all
-from geo_subset.errors import StageError
+from geo_subset.errors import StageError, TooFewImagesError
 from geo_subset.manifests import RETRY, Manifest, Record, add_counters
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import DownloadSettings, Settings
 
 #: How hard the network is tried, which is not what is wanted of it.
-_EFFORT = {"threads", "timeout", "retries", "requests_per_host", "rate_per_host", "contact"}
-#: Failed shards that an error message shows.
+_EFFORT = {"threads", "timeout", "retries", "requests_per_host", "rate_per_host", "contact", "min_success"}
+#: Failed shards, and reasons, that an error message shows.
 _SHOWN = 3
 _INDEX = "index"
 
@@ -42,7 +42,8 @@ def inputs(_settings: Settings) -> Sequence[str]:
 def run(settings: Settings, folder: StageFolder) -> Manifest:
     """Makes the shards that are not there yet, and the index. Counters: attempted = succeeded + all 'failed: REASON'.
 
-    Raises StageError if shards failed, after all others are done: the next run makes only those.
+    Raises StageError if shards failed, after all others are done: the next run makes only those. Raises
+    TooFewImagesError if less than `min_success` of the images succeeded; what is done is kept.
     """
     started = time.monotonic()
     files = _sample_files(folder)
@@ -66,38 +67,53 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
     if made.error is not None:
         raise StageError(f"the index of {folder.url} could not be made: {made.error}")
     records[_INDEX], counted = made.result
-    summed = add_counters(record.counters for record in records.values())
-    if {name: count for name, count in summed.items() if count} != {k: v for k, v in counted.items() if v}:
+    summed = _summed(records)
+    if summed != counted:
         raise StageError(
             f"the shards in {folder.url} hold {counted}, their records say {summed}: some file was changed"
         )
+    _check_success(summed, settings.download.min_success, folder)
     return folder.finish(records.values(), time.monotonic() - started, {"attempted": 0, "succeeded": 0})
 
 
 def retry_failed(settings: Settings, folder: StageFolder, pattern: str | None = None) -> Manifest | None:
     """Tries again, in new shards, what failed for a reason that may pass, or that matches a regular expression.
 
-    None: no sample did. The stage must be finished (StageError). Cut off at any point, the pass is gone on with by the
-    next `run`, or has not begun. Raises StageError as `run` does.
+    None: no sample did. The stage must be finished, or lack nothing but images (StageError). Cut off at any point, the
+    pass is gone on with by the next `run`, or has not begun. Raises StageError as `run` does.
     """
     manifest = folder.finished()
-    if manifest is None:
-        raise StageError(f"{folder.url} is not finished: run the download stage first")
-    ends = next((unit.extra.get("ends") for unit in manifest.units if unit.unit == _INDEX), None)
-    if ends is None:
-        raise StageError(f"{folder.url}/_manifest.json is damaged: remove it to make the stage again")
-    if not any(index.is_wanted(status, reason, pattern) for status, reason, _ in ends):
+    if manifest is not None and not _any_wanted({unit.unit: unit for unit in manifest.units}, pattern, folder):
         return None
     files = _sample_files(folder)
-    records, _, lists = _begin(folder, files, settings.download.samples_per_shard)
+    records, shards, lists = _begin(folder, files, settings.download.samples_per_shard)
+    if manifest is None and not _is_complete(records, shards):
+        raise StageError(f"{folder.url} is not finished: run the download stage first")
     if _INDEX not in records:
         raise StageError(f"{folder.path(index.FILE)} has gone: run the download stage again")
+    if not _any_wanted(records, pattern, folder):
+        return None
     arguments = ([name for name, _ in files], folder, pattern)
     (outcome,) = cluster.run_tasks(list_failed, [len(lists) + 1], arguments, settings.cluster)
     if outcome.error is not None:
         raise StageError(f"no retry pass was begun in {folder.url}: {outcome.error}")
     progress.log.info("download  trying %s samples again", f"{outcome.result.files[0].rows:,}")
     return run(settings, folder)
+
+
+def _any_wanted(records: Mapping[str, Record], pattern: str | None, folder: StageFolder) -> bool:
+    if _INDEX not in records or "ends" not in records[_INDEX].extra:
+        raise StageError(f"{folder.url}/_manifest.json is damaged: remove it to make the stage again")
+    return any(index.is_wanted(status, reason, pattern) for status, reason, _ in records[_INDEX].extra["ends"])
+
+
+def _is_complete(records: Mapping[str, Record], shards: Sequence[Shard]) -> bool:
+    """Whether all shards are there, and the index is of them all."""
+    if _INDEX not in records or any(shard.name not in records for shard in shards):
+        return False
+    return _counts({(status, reason): n for status, reason, n in records[_INDEX].extra.get("ends", ())}) == _summed(
+        records
+    )
 
 
 def make_shard(
@@ -113,7 +129,9 @@ def make_shard(
     settled = index.settled_in(shard, folder, lists[shard.retry :])
     with storage.scratch_folder() as scratch:
         with silent_decoders():
-            made, counters = download_shard(samples, shard.index, scratch, settings, settled, cpus)
+            # Of the links that have failed before, none may live.
+            again = shard.retry > 0
+            made, counters = download_shard(samples, shard.index, scratch, settings, settled, cpus, all_dead=again)
         if (record := folder.recorded(shard.name)) is not None:
             return record
         files = [
@@ -128,10 +146,21 @@ def make_index(unit: str, shards: Sequence[Shard], folder: StageFolder) -> tuple
     """Writes and records the index of all shards, and counts what it holds; runs on a worker."""
     entry, ends = index.write(shards, folder)
     listed = [[status, reason, count] for (status, reason), count in sorted(ends.items(), key=str)]
-    counters = Counter({"attempted": entry.rows})
+    return folder.record(unit, [entry], {}, ends=listed), _counts(ends)
+
+
+def _counts(ends: Mapping[tuple[str, str | None], int]) -> dict[str, int]:
+    """The counters of samples that ended so."""
+    counters = Counter({"attempted": sum(ends.values())})
     for (_, reason), count in ends.items():
         counters["succeeded" if reason is None else f"failed: {reason}"] += count
-    return folder.record(unit, [entry], {}, ends=listed), dict(counters)
+    return {name: count for name, count in counters.items() if count}
+
+
+def _summed(records: Mapping[str, Record]) -> dict[str, int]:
+    """The counters of all records together, those that are not 0."""
+    summed = add_counters(record.counters for record in records.values())
+    return {name: count for name, count in summed.items() if count}
 
 
 def list_failed(number: int, files: Sequence[str], folder: StageFolder, pattern: str | None) -> Record:
@@ -145,6 +174,23 @@ def list_failed(number: int, files: Sequence[str], folder: StageFolder, pattern:
 
     entry = folder.write_batches(f"_{_list_name(number)}-{folder.tag}.parquet", index.RETRY_SCHEMA, chunks())
     return folder.record(_list_name(number), [entry], {"attempted": -entry.rows, **dict(sorted(counters.items()))})
+
+
+def _check_success(counters: Mapping[str, int], min_success: float, folder: StageFolder) -> None:
+    """Raises TooFewImagesError."""
+    attempted, succeeded = counters.get("attempted", 0), counters.get("succeeded", 0)
+    if not attempted or succeeded / attempted >= min_success:
+        return
+    failed = Counter({name[8:]: count for name, count in counters.items() if name.startswith("failed: ")})
+    reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.most_common(_SHOWN))
+    raise TooFewImagesError(
+        f"{succeeded:,} of {attempted:,} images succeeded ({succeeded / attempted:.1%}), less than "
+        f"download.min_success = {min_success:g} asks for (most often failed: {reasons}). All is kept in {folder.url}. "
+        "Check the network, then try again what failed with geo-subset download RUN.toml --retry-failed "
+        "(add --reason . for all reasons), or accept it with --set download.min_success=0",
+        folder.fingerprint,
+        succeeded,
+    )
 
 
 def describe(manifest: Manifest) -> str:

@@ -26,7 +26,7 @@ from geo_subset.manifests import FileEntry, Manifest, Record, add_counters
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import DownloadSettings, Settings
 
-_LIST = re.compile(r"retry-\d+\Z")
+_LIST = re.compile(r"retry-[0-9]{1,9}\Z")
 _INDEX = "index"
 
 

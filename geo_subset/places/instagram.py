@@ -19,7 +19,7 @@ from geo_subset.places import list_files, list_source
 from geo_subset.places.place import Place
 
 #: Links to cities and countries ('c2727548', 'US') are none to a location.
-_LOCATION = re.compile(r"/explore/locations/(\d+)(?:[/?#]|\Z)")
+_LOCATION = re.compile(r"/explore/locations/([0-9]{1,30})(?:[/?#]|\Z)")
 _PAGES = (".html", ".htm")
 
 

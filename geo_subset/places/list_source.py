@@ -125,6 +125,8 @@ def _number(value: Any) -> float | None:
     """A number; nan if something is there that is none; None if nothing is."""
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return None  # a gap is None in JSON and parquet, nan in what pandas wrote, '' in text
+    if isinstance(value, str) and "_" in value:
+        return math.nan  # Python's own way to write numbers
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):

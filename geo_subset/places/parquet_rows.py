@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -178,7 +179,10 @@ def _bounds(group: Any) -> areas.Box | None:
         # A row without a bbox could lie anywhere; one without coordinates lies nowhere.
         if statistics is None or not statistics.has_min_max or ("bbox.xmin" in columns and statistics.null_count):
             return None
-        found.append(float(getattr(statistics, end)))
+        degrees = getattr(statistics, end)
+        if not isinstance(degrees, float) or not math.isfinite(degrees):  # text, say, whose order is another one
+            return None
+        found.append(degrees)
     west, south, east, north = found
     return west, south, east, north
 

@@ -125,9 +125,10 @@ def read_members(stream: IO[bytes], keys: Iterable[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
         while missing and (header := stream.read(512)).strip(b"\0"):
-            if header[257:262] != b"ustar":
+            digits = header[124:136].strip(b"\0 ")
+            if header[257:262] != b"ustar" or not digits.isdigit():  # a sign would send it back
                 raise ValueError("not a tar archive")
-            size = int(header[124:136].strip(b"\0 "), 8)
+            size = int(digits, 8)
             padding = -size % 512
             key, _, kind = header[:100].rstrip(b"\0").decode().rpartition("/")[2].partition(".")
             if key in missing and kind not in _NO_IMAGE and header[156:157] in b"0\0":

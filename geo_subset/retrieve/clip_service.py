@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from geo_subset import work
+from geo_subset import shortage, work
 from geo_subset.retrieve import answers, limits, plain_answers
 from geo_subset.retrieve.answers import AnswerError, Rows
 from geo_subset.retrieve.gate import Exchange, Gate
@@ -178,15 +178,18 @@ class _Place:
 
 def session(service: ClipServiceSettings) -> aiohttp.ClientSession:
     """Connections to the backends; to be made within the event loop that uses it."""
+    shortage.raise_limit()
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),  # what a backend sets is nothing to be kept
         timeout=aiohttp.ClientTimeout(total=service.timeout),
         read_bufsize=1 << 20,  # an answer of 1,000 rows has 240 kB: not to be read by dribs and drabs
     )
 
 
 async def post(client: aiohttp.ClientSession, url: str, body: bytes, num_images: int) -> bytes:
-    """The body of the backend's answer with status 200. Raises AnswerError for any other, and without one."""
+    """The body of the backend's answer with status 200. Raises AnswerError for any other, and without one;
+    ShortageError if this machine lacks something."""
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     most = max(MIN_BODY, num_images * MAX_BODY_PER_ROW)
     try:
@@ -204,12 +207,17 @@ async def post(client: aiohttp.ClientSession, url: str, body: bytes, num_images:
             content = b"".join(blocks)
             answers.check_status(response.status, content, response.headers.get("Retry-After"))
             return content
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
         raise lost(error) from None
 
 
 def lost(error: Exception) -> AnswerError:
-    """A request that got no whole answer, as an AnswerError with a short, stable reason."""
+    """A request that got no whole answer, as an AnswerError with a short, stable reason.
+
+    Raises ShortageError if it is this machine that lacks something.
+    """
+    if (lacking := shortage.of(getattr(error, "os_error", error))) is not None:
+        raise lacking from error
     if isinstance(error, asyncio.TimeoutError):
         reason, detail = "timed out", ""
     elif isinstance(error, aiohttp.ClientConnectorError):

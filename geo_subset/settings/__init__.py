@@ -53,7 +53,7 @@ def _as_tuples(value: Any) -> Any:
 def _is_port(netloc: str) -> bool:
     """Whether what follows the host is a port, if anything does."""
     port = netloc.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
-    return not port or (port.isdecimal() and 0 < int(port) < 65_536)
+    return not port or (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65_536)
 
 
 class PlaceFilters(_Section):
@@ -235,6 +235,8 @@ class DownloadSettings(_Section):
     """Seconds for one try at an image as a whole, redirects included."""
     retries: Count = 1
     """Further tries, only after failures that may pass."""
+    min_success: Fraction = 0.1
+    """Share of the images that must succeed, or the stage fails."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Images in work at a time per worker process; none: up to 256."""
     requests_per_host: PositiveInt = 8

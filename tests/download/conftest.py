@@ -63,6 +63,13 @@ def samples_of(links: list[str]) -> pa.Table:
     return pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["uid"])), schema=tables.SAMPLES)
 
 
+def of_domains(links: list[str], domains: list[str] | None = None) -> pa.Table:
+    """Samples of these URLs, each of a domain of its own, or as given."""
+    of = dict(zip(links, domains or [f"d{n}.example" for n in range(len(links))], strict=True))
+    rows = samples_of(links).to_pylist()
+    return pa.Table.from_pylist([{**row, "domain": of[row["url"]]} for row in rows], tables.SAMPLES)
+
+
 @dataclass
 class Web:
     """`pages` maps a path to what answers it; `requests` counts what was asked for, `seen` keeps the last headers."""
@@ -149,3 +156,18 @@ def web() -> Iterator[Web]:
         site.stopping.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """The port of a host at which nothing connects."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        queued = [socket.socket() for _ in range(4)]
+        for sock in queued:
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+        for sock in queued:
+            sock.close()

@@ -198,6 +198,19 @@ def test_robots_directives_are_obeyed(web: Web, client: Client) -> None:
     assert reason(client, web.url + "/3", capitals) == "robots"
 
 
+def test_robots_rules_for_what_the_user_agent_is_called_count_without_a_token(web: Web, client: Client) -> None:
+    url = web.serve("/x", image_bytes(), headers={"X-Robots-Tag": "otherbot: nofollow, geo-subset: noai"})
+    assert reason(client, url, terms(token=None)) == "robots"
+    web.serve("/x", image_bytes(), headers={"X-Robots-Tag": "mybot: noai"})
+    assert reason(client, url, terms(token="MyBot/2.0 (tests)")) == "robots"
+    assert fetch(client, url, terms(token=None))[0] == image_bytes()
+
+
+def test_directives_are_obeyed_in_any_case_and_with_values_beside_them(web: Web, client: Client) -> None:
+    url = web.serve("/x", image_bytes(), headers={"X-Robots-Tag": "noai, max-image-preview:large"})
+    assert reason(client, url, Terms(10.0, 1 << 20, None, None, ("NoAI",))) == "robots"
+
+
 def test_one_of_several_robots_headers_is_enough(web: Web, client: Client) -> None:
     head = (
         b"HTTP/1.1 200 OK\r\nX-Robots-Tag: all\r\nx-robots-tag: other: all\r\nX-ROBOTS-TAG: max-snippet, NoAI\r\n\r\n"

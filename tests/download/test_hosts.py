@@ -78,6 +78,24 @@ def test_a_host_that_rests_is_left_alone_and_others_are_not() -> None:
     assert schedule.take(4.0) == 0
 
 
+def test_a_host_that_has_rested_gets_one_request_until_it_is_well() -> None:
+    schedule = Schedule(["a"] * 6 + ["b"] * 2, 3)
+    assert sorted(taken(schedule)) == [0, 1, 2, 6, 7]
+    schedule.rest("a", 5.0)
+    for row in (0, 1):
+        schedule.again(row, 1.0)
+    assert taken(schedule, 1.0) == []
+    assert taken(schedule, 6.0) == [], "one is still out"
+    schedule.again(2, 7.0)
+    assert taken(schedule, 8.0) == [0]
+    schedule.rest("a", 9.0)  # it is not well yet
+    schedule.done(0)
+    assert taken(schedule, 8.5) == []
+    assert taken(schedule, 9.0) == [1]
+    schedule.rested("a")
+    assert taken(schedule, 9.0) == [2, 3]
+
+
 def test_a_rate_is_a_distance_between_requests() -> None:
     schedule = Schedule(["a"] * 3 + ["b"], 8, rate=2.0)
     assert sorted(taken(schedule)) == [0, 3]
@@ -128,6 +146,7 @@ def test_any_course_of_things(hosts: list[str], per_host: int, rate: float | Non
     active: Counter[str] = Counter()
     last: dict[str, float] = {}
     resting: dict[str, float] = {}
+    on_trial: set[str] = set()
     not_before = dict.fromkeys(range(len(hosts)), 0.0)
     tries = Counter[int]()
     finished: set[int] = set()
@@ -142,7 +161,7 @@ def test_any_course_of_things(hosts: list[str], per_host: int, rate: float | Non
             assert now >= resting.get(host, 0.0)
             assert rate is None or host not in last or now - last[host] >= 1 / rate * (1 - 1e-9)
             active[host], last[host] = active[host] + 1, now
-            assert active[host] <= per_host
+            assert active[host] <= (1 if host in on_trial else per_host)
             tries[step] += 1
             heapq.heappush(ending, (now + chance.choice([0.0, 0.1, 1.0, 5.0]), step))
             continue
@@ -164,6 +183,10 @@ def test_any_course_of_things(hosts: list[str], per_host: int, rate: float | Non
             until = now + chance.choice([0.5, 4.0])
             resting[hosts[row]] = max(resting.get(hosts[row], 0.0), until)
             schedule.rest(hosts[row], until)
+            on_trial.add(hosts[row])
+        elif chance.random() < 0.5:
+            schedule.rested(hosts[row])
+            on_trial.discard(hosts[row])
     assert finished == set(range(len(hosts)))
 
 

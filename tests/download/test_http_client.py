@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from geo_subset.download import http_client
+from geo_subset.download import http_client, idle
 from geo_subset.download.http_client import Client
 from geo_subset.download.http_wire import LARGE
 
@@ -258,8 +258,8 @@ def test_an_answer_that_has_begun_is_not_asked_for_again(client: Client, how: st
         assert host.connections == 1
 
 
-def test_idle_connections_are_bounded_and_closed_in_time(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "MAX_IDLE", 2)
+def test_idle_connections_are_bounded_and_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(lambda _: True, descriptors=4)
     ended: list[int] = []
     end = threading.Condition()
 
@@ -279,7 +279,7 @@ def test_idle_connections_are_bounded_and_closed_in_time(client: Client, monkeyp
         assert has_ended(1)  # the one that waited longest
         get(client, three.url)
         assert three.connections == 1
-        monkeypatch.setattr(http_client, "IDLE_SECONDS", 0.0)
+        monkeypatch.setattr(idle, "IDLE_SECONDS", 0.0)
         get(client, one.url)
         assert one.connections == 2
         assert has_ended(4)

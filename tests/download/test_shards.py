@@ -92,6 +92,18 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: Callable[[dict[str, Any]
         check(write(tmp_path, change), UIDS, "jpg")
 
 
+@pytest.mark.parametrize("size", [b"-0000000512", b"+0000001274", b"0000_001274"])
+def test_sizes_that_only_python_reads_are_damage(tmp_path: Path, size: bytes) -> None:
+    files = write(tmp_path)
+    data = bytearray(files.tar.read_bytes())
+    data[124:135] = size
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    files.tar.write_bytes(data)
+    with pytest.raises(DamagedShardError, match="a header is damaged"):
+        check(files, UIDS, "jpg")
+
+
 def test_another_format_than_the_one_wanted_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(DamagedShardError, match="webp"):
         check(write(tmp_path), UIDS, "webp")

@@ -11,12 +11,13 @@ import webdataset
 
 from geo_subset.download import stage
 from geo_subset.download.plan import plan
-from geo_subset.errors import StageError
+from geo_subset.errors import NoNetworkError, StageError, TooFewImagesError
 from geo_subset.manifests import FileEntry, Manifest
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings, from_tree
 
-from .conftest import Web, image_bytes, samples_of
+from .conftest import Web, image_bytes, of_domains, samples_of
+from .test_shard import failing
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -111,7 +112,14 @@ def test_samples_that_are_not_there_are_asked_for(tmp_path: Path) -> None:
 
 def test_effort_is_no_content_everything_else_is(tmp_path: Path) -> None:
     before = stage.content(settings_for(tmp_path))
-    effort = {"threads": 9, "timeout": 1.0, "retries": 9, "requests_per_host": 1, "rate_per_host": 2.0}
+    effort = {
+        "threads": 9,
+        "timeout": 1.0,
+        "retries": 9,
+        "requests_per_host": 1,
+        "rate_per_host": 2.0,
+        "min_success": 0.5,
+    }
     assert stage.content(settings_for(tmp_path, **effort, contact="https://example.org")) == before
     assert stage.content(settings_for(tmp_path, image_size=65)) != before
     assert stage.content(settings_for(tmp_path, max_bytes=65)) != before
@@ -140,3 +148,61 @@ def merge_files(run: Path) -> list[FileEntry]:
     manifest = StageFolder(str(run), "merge").manifest()
     assert manifest is not None
     return sorted(manifest.files, key=lambda entry: entry.path)
+
+
+def test_too_few_images_fail_the_stage_until_they_are_accepted_or_come(web: Web, tmp_path: Path) -> None:
+    links = [failing(web, f"/{n}.jpg", 503, 1) for n in range(9)] + [web.serve("/good.jpg", image_bytes())]
+    merged(tmp_path, samples_of(links), rows_per_file=4)
+    folder = shards_folder(tmp_path)
+    told = (
+        r"1 of 10 images succeeded \(10.0%\), less than download.min_success = 0.2 .*http 503: 9.*--retry-failed.*"
+        r"--set download.min_success=0"
+    )
+    for _ in range(2):  # a plain second run asks for nothing, and accepts nothing
+        with pytest.raises(TooFewImagesError, match=told) as raised:
+            stage.run(settings_for(tmp_path, min_success=0.2), folder)
+        assert web.requests.total() == 10
+        assert (raised.value.fingerprint, raised.value.succeeded) == (folder.fingerprint, 1)
+        assert folder.finished() is None
+        assert folder.progress().units_done == 4
+    assert stage.retry_failed(settings_for(tmp_path, min_success=0.2), folder, "^http 404$") is None
+
+    # The hosts are back.
+    again = stage.retry_failed(settings_for(tmp_path, min_success=0.2), folder)
+    assert again is not None
+    assert {k: v for k, v in again.counters.items() if v} == {"attempted": 10, "succeeded": 10}
+    assert web.requests.total() == 19
+    assert folder.finished() == again
+
+
+def test_a_share_that_is_low_enough_accepts_what_is_there_without_asking_again(web: Web, tmp_path: Path) -> None:
+    merged(tmp_path, samples_of([f"{web.url}/gone{n}" for n in range(5)]), rows_per_file=4)
+    folder = shards_folder(tmp_path)
+    with pytest.raises(TooFewImagesError, match="http 404: 5"):
+        stage.run(settings_for(tmp_path), folder)
+    manifest = stage.run(settings_for(tmp_path, min_success=0.0), folder)
+    assert manifest.counters["failed: http 404"] == 5
+    assert web.requests.total() == 5
+
+
+def test_a_retry_pass_that_brings_too_little_fails_as_well(web: Web, tmp_path: Path) -> None:
+    links = [failing(web, f"/{n}.jpg", 503, 1 if n else 9) for n in range(4)]
+    merged(tmp_path, samples_of(links), rows_per_file=4)
+    folder = shards_folder(tmp_path)
+    with pytest.raises(TooFewImagesError, match="0 of 4"):
+        stage.run(settings_for(tmp_path, min_success=1.0), folder)
+    with pytest.raises(TooFewImagesError, match=r"3 of 4 images succeeded \(75.0%\)"):
+        stage.retry_failed(settings_for(tmp_path, min_success=1.0), folder)
+    assert stage.run(settings_for(tmp_path, min_success=0.75), folder).counters["succeeded"] == 3
+
+
+def test_without_a_network_the_run_stops_and_nothing_is_recorded(deaf: int, tmp_path: Path) -> None:
+    merged(tmp_path, of_domains([f"http://127.0.0.1:{deaf}/{n}.jpg" for n in range(300)]), rows_per_file=300)
+    folder = shards_folder(tmp_path)
+    settings = settings_for(tmp_path, samples_per_shard=300, threads=256, timeout=0.5)
+    with pytest.raises(
+        NoNetworkError, match=r"no host of \d+ domains could be reached .*timed out: 200.* is there a netw"
+    ):
+        stage.run(settings, folder)
+    assert folder.progress().units_done == 0
+    assert list((tmp_path / "shards").glob("0*")) == []

@@ -92,3 +92,11 @@ def test_what_is_no_file_of_places_is_told(tmp_path: Path) -> None:
     pq.write_table(pa.table({"name": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(SettingsError, match=r"is no file of Foursquare's places: it has no column fsq_place_id"):
         make_places(tmp_path / "run", source="foursquare", path=str(tmp_path))
+
+
+def test_statistics_of_coordinates_written_as_text_decide_nothing(run: Callable[..., Made]) -> None:
+    kinds = {"latitude": pa.string(), "longitude": pa.string()}
+    schema = pa.schema([field.with_type(kinds.get(field.name, field.type)) for field in SCHEMA])
+    rows = [row("a", latitude="9.5", longitude="8.5"), row("b", latitude="10.5", longitude="9.5")]
+    made = run(rows, schema, bbox=[8.0, 9.0, 10.0, 11.0])
+    assert made.column("place_id") == ["foursquare:a", "foursquare:b"]

@@ -20,6 +20,7 @@ PAGE = """<!DOCTYPE html><html><body><header><a href="/explore/">Explore</a>
 <li><A HREF='/explore/locations/5/?hl=en'>Bryant Park</A></li>
 <li><a href="/explore/locations/5/bryant-park/">Bryant Park</a></li>
 <li><a href="/explore/locations/6/empty/"><img src="x.png"></a></li>
+<li><a href="/explore/locations/٣٣/digits/">Not theirs</a></li>
 <li><a href="/explore/locations/7/open/">Not closed
 </ul><a href="/explore/locations/c2727548/new-york-united-states/?page=2">See more</a></body></html>
 """

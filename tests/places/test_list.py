@@ -134,15 +134,15 @@ def test_all_columns_by_any_of_their_names(run_list: Run) -> None:
 def test_values_that_mean_nothing_become_null_and_are_counted(run_list: Run) -> None:
     made = run_list(
         "l.csv",
-        "name,lat,lon,pop,country\nA,91,0,,\nB,abc,1,-5,Narnia\nC,1,,1e99,US\nD,nan,inf,x,usa\nE,-90,180,0,fr\nF,10,180.5,,\n",
+        "name,lat,lon,pop,country\nA,91,0,,\nB,abc,1,-5,Narnia\nC,1,,1e99,US\nD,nan,inf,x,usa\nE,-90,180,0,fr\nF,10,180.5,,\nG,4_0,1_0,1_000,\n",
     )
-    assert made.column("latitude") == [None, None, None, None, -90.0, None]
-    assert made.column("longitude") == [None, None, None, None, 180.0, None]
-    assert made.column("population") == [None, None, None, None, 0, None]
-    assert made.column("country") == [None, None, "US", "US", "FR", None]
-    assert made.counters["places"] == 6
+    assert made.column("latitude") == [None, None, None, None, -90.0, None, None]
+    assert made.column("longitude") == [None, None, None, None, 180.0, None, None]
+    assert made.column("population") == [None, None, None, None, 0, None, None]
+    assert made.column("country") == [None, None, "US", "US", "FR", None, None]
+    assert made.counters["places"] == 7
     assert {name: count for name, count in made.counters.items() if name.startswith("nulled_")} == {
-        "nulled_coordinates": 5, "nulled_population": 3, "nulled_country": 1,
+        "nulled_coordinates": 6, "nulled_population": 4, "nulled_country": 1,
     }  # fmt: skip
 
 

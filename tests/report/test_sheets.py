@@ -117,6 +117,15 @@ def test_members_are_read_as_tarfile_writes_them(form: int) -> None:
     assert sheets.read_members(out, wanted) == {key: contents[f"{key}.jpg"] for key in wanted[:3]}
 
 
+@pytest.mark.parametrize("size", [b"-0000001000", b"0000_000001", b"+0000000001", "0000000000²".encode()[:11], b""])
+def test_a_member_of_an_odd_size_ends_the_reading(size: bytes) -> None:
+    header = bytearray(512)
+    header[:13], header[257:262], header[156:157] = b"000000000.jpg", b"ustar", b"0"
+    header[124 : 124 + len(size)] = size
+    stream = io.BytesIO(bytes(header) + bytes(1024))
+    assert sheets.read_members(stream, ["000000001"]) == {}
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
 def test_thumbnails_are_small_jpegs_whatever_came(kind: str, mode: str) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 
 import pytest
 from aiohttp import web
 from retrieve.service import rows_for, serve
+from scarce import descriptors
 
-from geo_subset.errors import StageError
+from geo_subset import shortage
+from geo_subset.errors import ShortageError, StageError
 from geo_subset.retrieve import clip_service
 from geo_subset.retrieve.limits import Limits
 from geo_subset.settings import ClipServiceSettings
@@ -247,3 +250,26 @@ def test_a_body_without_end_is_not_read_to_its_end(monkeypatch):
     with serve(endless) as service:
         (failure,) = retrieve(service, [["a"]]).failures
     assert failure.reason == "body too large"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "backend.example"])
+def test_descriptors_lacking_here_are_not_blamed_on_the_backend(host, monkeypatch):
+    monkeypatch.setattr(shortage, "raise_limit", lambda: None)
+    service = ClipServiceSettings(url=(f"http://{host}:1",), indice_name="main")
+
+    async def ask():
+        async with clip_service.session(service) as session:
+            with descriptors(free=0):
+                await clip_service.post(session, f"http://{host}:1/knn-service", b"{}", 5)
+
+    with pytest.raises(ShortageError, match="lacks file descriptors: raise `ulimit -n`"):
+        asyncio.run(ask())
+
+
+def test_a_session_raises_the_limit_of_descriptors():
+    with descriptors(free=10):
+        low, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with serve() as service:
+            assert retrieve(service, [[f"place {i}"] for i in range(40)], concurrency=40).failures == []
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 1 << 16), hard)
+        assert low < min(hard, 1 << 16)

@@ -225,7 +225,7 @@ def _json(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         try:
             row = json.loads(line)  # takes what orjson refuses: lone surrogates, NaN
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return row if isinstance(row, dict) else None
 

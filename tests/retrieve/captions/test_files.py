@@ -83,12 +83,15 @@ def test_malformed_rows_are_counted(tmp_path):
     batches = [batch for batch, _ in files.read(file, None, None, counters)]
     assert [row["caption"] for batch in batches for row in batch.to_pylist()] == [b"one", b"\xff"]
     assert (counters["rows"], counters["rows_malformed"]) == (3, 1)
-    (tmp_path / "a.jsonl").write_text('{"url": "u", "text": "\\ud800 x"}\n[1]\nnonsense\n\n', encoding="utf-8")
+    deep = "[" * 200_000
+    (tmp_path / "a.jsonl").write_text(
+        f'{{"url": "u", "text": "\\ud800 x"}}\n[1]\nnonsense\n{deep}\n\n', encoding="utf-8"
+    )
     counters.clear()
     (file,) = files.discover([str(tmp_path / "a.jsonl")])
     ((batch, _),) = files.read(file, None, None, counters)
     assert batch.to_pylist() == [{"url": b"u", "text": b"\xed\xa0\x80 x"}]
-    assert (counters["rows"], counters["rows_malformed"]) == (3, 2)
+    assert (counters["rows"], counters["rows_malformed"]) == (4, 3)
 
 
 def test_folders_and_globs(tmp_path):
