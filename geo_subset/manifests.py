@@ -71,6 +71,13 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+class Counters(dict[str, int]):
+    """Counters by name; what was not counted is 0."""
+
+    def __missing__(self, _name: str) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A finished stage, as `_manifest.json` holds it."""
@@ -86,6 +93,9 @@ class Manifest:
     """What the work took, by name (`work.taken`); unlike counters it differs from run to run."""
     made_from: dict[str, Any] = field(default_factory=dict)
     """What the fingerprint was made from, for people; plain JSON."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counters", Counters(self.counters))
 
     def paths(self, prefix: str = "part-") -> list[str]:
         """Names of the files that start with `prefix`, in order."""
@@ -138,13 +148,6 @@ class Progress:
     last: float | None = None
     step: str = ""
     """What is done beforehand, in parts of its own, if that is what is counted."""
-
-
-class Counters(dict[str, int]):
-    """Counters as they were read: what is not counted there is 0."""
-
-    def __missing__(self, _name: str) -> int:
-        return 0
 
 
 class _Failure(TypedDict, total=False):
@@ -231,10 +234,10 @@ def manifest_from_json(text: bytes | str) -> Manifest:
         stage=tree.stage,
         fingerprint=tree.fingerprint,
         files=tuple(tree.files),
-        counters=Counters(tree.counters),
+        counters=tree.counters,
         seconds=tree.seconds,
         versions=tree.versions,
-        units=tuple(_checked(Record(u.unit, tuple(files[path] for path in u.files), Counters(u.counters), u.extra))
+        units=tuple(_checked(Record(u.unit, tuple(files[path] for path in u.files), u.counters, u.extra))
                     for u in tree.units),
         usage=tree.usage,
         made_from=tree.made_from,
@@ -251,7 +254,7 @@ def record_from_json(text: bytes | str | None, fingerprint: str, unit: str) -> R
         tree = decoded(text or b"", _Record)
         if tree.fingerprint != fingerprint or tree.unit != unit or "finished" not in tree.extra:
             return None
-        return _checked(Record(tree.unit, tree.files, Counters(tree.counters), tree.extra))
+        return _checked(Record(tree.unit, tree.files, tree.counters, tree.extra))
     except ValueError:
         return None
 
@@ -268,15 +271,10 @@ def started_from_json(text: bytes | str | None) -> Started | None:
         return None
 
 
-@lru_cache
-def _decoder(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
-    return msgspec.json.Decoder(kind)
-
-
 def decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
     """What a JSON text holds, all types checked. Raises ValueError if it is not of that kind, and says why."""
     try:
-        return _decoder(kind).decode(text)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:
