@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -62,7 +63,8 @@ def _ended(how: str, message: str) -> None:
         events.set_up_logging()  # it may have ended before its log began
         events.event(how, message, level=logging.ERROR)
     else:
-        click.echo(message, err=True)
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            click.echo(message, err=True)
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:

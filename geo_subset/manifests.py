@@ -72,6 +72,13 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+class Counters(dict[str, int]):
+    """Counters by name; what was not counted is 0."""
+
+    def __missing__(self, _name: str) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A finished stage, as `_manifest.json` holds it."""
@@ -87,6 +94,9 @@ class Manifest:
     """What the work took, by name (`work.taken`); unlike counters it differs from run to run."""
     made_from: dict[str, Any] = field(default_factory=dict)
     """What the fingerprint was made from, for people; plain JSON."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counters", Counters(self.counters))
 
     def paths(self, prefix: str = "part-") -> list[str]:
         """Names of the files that start with `prefix`, in order."""
@@ -139,13 +149,6 @@ class Progress:
     last: float | None = None
     step: str = ""
     """What is done beforehand, in parts of its own, if that is what is counted."""
-
-
-class Counters(dict[str, int]):
-    """Counters as they were read: what is not counted there is 0."""
-
-    def __missing__(self, _name: str) -> int:
-        return 0
 
 
 class _Failure(TypedDict, total=False):
@@ -232,10 +235,10 @@ def manifest_from_json(text: bytes | str) -> Manifest:
         stage=tree.stage,
         fingerprint=tree.fingerprint,
         files=tuple(tree.files),
-        counters=Counters(tree.counters),
+        counters=tree.counters,
         seconds=tree.seconds,
         versions=tree.versions,
-        units=tuple(_checked(Record(u.unit, tuple(files[path] for path in u.files), Counters(u.counters), u.extra))
+        units=tuple(_checked(Record(u.unit, tuple(files[path] for path in u.files), u.counters, u.extra))
                     for u in tree.units),
         usage=tree.usage,
         made_from=tree.made_from,
@@ -258,7 +261,7 @@ def any_record_from_json(text: bytes | str | None, unit: str) -> tuple[str, Reco
         tree = decoded(text or b"", _Record)
         if tree.unit != unit or "finished" not in tree.extra:
             return None
-        return tree.fingerprint, _checked(Record(tree.unit, tree.files, Counters(tree.counters), tree.extra))
+        return tree.fingerprint, _checked(Record(tree.unit, tree.files, tree.counters, tree.extra))
     except ValueError:
         return None
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from geo_subset import cli, driver, lease, ownership, storage
-from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError
+from geo_subset import cli, lease, ownership, storage
+from geo_subset.errors import SettingsError, StageError, StorageFullError
 
 #: A driver that works until its stdin ends. Words: run folder, SILENCE, a name for its machine or "".
 DRIVER = """
@@ -209,13 +209,46 @@ def test_a_half_written_lease_is_watched_then_taken(run_url, drivers):
     assert drivers(run_url, silence=0.2).says() == "holds"
 
 
-def test_ctrl_c_gives_it_back(run_url, drivers):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_asks_to_stop_gives_it_back(run_url, drivers, number):
     first = drivers(run_url)
     assert first.says() == "holds"
-    first.send(signal.SIGINT)
+    first.send(number)
     assert first.says() == "interrupted"
     first.process.wait()
     assert lease.holder(run_url) is None
+
+
+def test_under_nohup_a_terminal_may_go(tmp_path):
+    words = ["nohup", sys.executable, "-c", DRIVER, str(tmp_path), "1e6", ""]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"holds\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate(b"")[0] == b"ended\n"
+
+
+def test_when_its_terminal_goes_a_run_ends_as_by_ctrl_c(tmp_path):
+    """Nothing can be shown any more: it is no reason to end otherwise."""
+    code = DRIVER.replace("stopping.on_signals()", "").replace("sys.stdin.read()", "while True: stopping.check()")
+    (tmp_path / "code.py").write_text(
+        "import sys; from geo_subset import cli, events\n"
+        "def run(*_, **__):\n"
+        + "".join(f"    {line}\n" for line in code.strip().splitlines()).replace('print("interrupted")', "raise")
+        + "cli.commands.main = run\nopen(sys.argv[1] + '/status', 'w').write(str(cli.main([])))\n"
+    )
+    ours, theirs = os.openpty()
+    words = [sys.executable, str(tmp_path / "code.py"), str(tmp_path), "1e6", ""]
+    with subprocess.Popen(["setsid", "--ctty", *words], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while not said.endswith(b"\n"):
+            said += os.read(ours, 100)
+        os.close(ours)
+    assert said == b"holds\r\n"
+    assert process.returncode == 0
+    assert (tmp_path / "status").read_text() == str(cli.INTERRUPTED)
+    assert lease.holder(str(tmp_path)) is None
 
 
 def test_half_written_files_of_a_killed_driver_go(tmp_path):
@@ -232,16 +265,36 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
         pass
 
 
-def test_a_worker_looks_for_the_lease(run_url):
-    with pytest.raises(FolderNotSharedError, match=r"node .* does not see the run folder"):
-        driver.see(run_url, "id")
-    with lease.held(run_url):
-        sought = lease.token()
-        assert sought is not None
-        driver.see(*sought)
-        with pytest.raises(StageError, match="is held by another driver by now"):
-            driver.see(run_url, "id")
-    driver.see(*sought)  # seen once, it is not looked for again
+def test_a_hostile_lease_is_shown_harmless(run_url, drivers):
+    me = {**vars(lease._myself()), "user": "u\x1b[31mRED", "host": "h\u202e", "command": "c" * 5000, "since": "a\nb"}
+    storage.write_text(f"{run_url}/{lease.FILE}", json.dumps(me))
+    there = lease.holder(run_url)
+    assert there is not None
+    assert (there.user, there.host, there.since) == ("u?[31mRED", "h?", "a?b")
+    assert len(there.command) == 1000
+    refused = drivers(run_url).ends()
+    assert "u?[31mRED@h?, PID" in refused
+    assert refused.isprintable()
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"[" * 200_000, b'{"pid": "../.."}', b'{"id": "x"'])
+def test_a_damaged_lease_is_watched_then_taken(run_url, drivers, text):
+    fs, path = storage.filesystem(f"{run_url}/{lease.FILE}")
+    fs.pipe_file(path, text)
+    assert lease.holder(run_url) is None
+    assert drivers(run_url, silence=0.2).says() == "holds"
+
+
+def test_a_command_with_bytes_of_no_encoding_is_held_as_well(tmp_path):
+    code = DRIVER.replace("= sys.argv[1:]", "= sys.argv[1:4]")
+    words = [sys.executable, "-c", code, str(tmp_path), "1e6", "", b"\xff\x1b" + b"x" * 100_000]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"holds\n"
+        there = lease.holder(str(tmp_path))
+        assert there is not None
+        assert there.pid == process.pid
+        process.communicate(b"")
 
 
 def test_a_full_disk_leaves_no_half_written_lease(tmp_path):

@@ -293,6 +293,12 @@ def test_the_command_line_on_damage(kind: str, data: st.DataObject, made: Path, 
             assert said.count("\n") == 1
 
 
+def test_a_record_that_counts_nothing_of_what_a_stage_counts(made: Path) -> None:
+    path, good = of_run(made, "record")
+    path.write_text(json.dumps({**good, "counters": {"rows": 10**9}}))
+    assert command("places", made)[0] == 0
+
+
 def test_a_run_that_names_files_elsewhere_touches_nothing_there(made: Path) -> None:
     path, good = of_run(made, "manifest")
     victim = made / "victim.json"

@@ -5,6 +5,8 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -225,6 +227,70 @@ def test_scratch_of_killed_processes_is_removed(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with storage.scratch_folder() as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+    assert list(tmp_path.iterdir()) == []
+
+
+#: Holds a scratch folder until its stdin ends; words: what to make in it.
+HOLDS_SCRATCH = """
+import sys
+from geo_subset import storage
+with storage.scratch_folder() as folder:
+    (folder / "file").write_text("mine")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_live_scratch_of_another_container_stays(tmp_path, monkeypatch, inside):
+    """Of one that shares the temporary directory and the host's name, but sees other PIDs."""
+    words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no PID namespace may be made here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    other = [sys.executable, "-c", HOLDS_SCRATCH]
+    with subprocess.Popen([*words, *other] if inside else other, stdin=-1, stdout=-1, text=True) as process:
+        there = Path(process.stdout.readline().strip())
+        sweep = "from geo_subset import storage\nwith storage.scratch_folder(): pass"
+        subprocess.run([*([] if inside else words), sys.executable, "-c", sweep], check=True)
+        assert (there / "file").read_text() == "mine"
+        process.communicate("")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_is_never_removed_through_a_link_or_another_users(tmp_path, monkeypatch):
+    """What bears the name but is no folder of ours; and our own, however it is called, until nobody holds it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with storage.scratch_folder() as mine:
+        prefix = mine.name[: mine.name.rindex("-") + 1]
+    (tmp_path / "precious").mkdir()
+    (tmp_path / f"{prefix}link").symlink_to(tmp_path / "precious")
+    (tmp_path / f"{prefix}file").write_text("")
+    (tmp_path / f"{prefix}left").mkdir()
+    (tmp_path / f"{prefix}other").mkdir()
+    kept = {"precious", f"{prefix}link", f"{prefix}file"}
+    if os.geteuid() == 0:
+        os.chown(tmp_path / f"{prefix}other", 12345, 12345)
+        kept.add(f"{prefix}other")
+    with storage.scratch_folder() as mine:
+        assert {path.name for path in tmp_path.iterdir()} == kept | {mine.name}
+
+
+def test_scratch_that_is_taken_for_stale_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = []
+
+    def swept(prefix, make=tempfile.mkdtemp):
+        made.append(make(prefix=prefix))
+        if len(made) == 1:  # another process looks for stale ones at this very moment
+            storage._remove_stale(Path(made[0]))
+        return made[-1]
+
+    monkeypatch.setattr("tempfile.mkdtemp", swept)
+    with storage.scratch_folder() as mine:
+        assert str(mine) == made[1]
         assert list(tmp_path.iterdir()) == [mine]
     assert list(tmp_path.iterdir()) == []
 
