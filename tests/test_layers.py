@@ -19,7 +19,7 @@ FLOORS = [
     {"workers", "lease"},
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
     {"metrics"},
-    {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
+    {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", "manual", "wording", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
