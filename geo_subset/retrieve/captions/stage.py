@@ -102,12 +102,13 @@ def describe(manifest: Manifest) -> str:
     least = next((unit.extra["min_confidence"] for unit in manifest.units if "min_confidence" in unit.extra), None)
     unsure = "less sure than min_confidence" + ("" if least is None else f" = {least:g}")
     mentions, null = count.get("mentions", 0), count.get("captions_null", 0)
+    captions = wording.counted(count["captions"], "caption") + (f" ({null:,} of them null)" if null else "")
     all_refused = count.get("mentions_refused") and not count["rows"]
     hint = "; a lower retrieve.captions.min_confidence may accept some" if all_refused else ""
     return (
         f"{wording.counted(count['rows'], 'row')} for {count['places_with_images']:,} of "
-        f"{wording.counted(count['places'], 'place')} from {wording.counted(count['captions'], 'caption')}"
-        f"{f' ({null:,} of them null)' if null and not mentions else ''} with {wording.counted(mentions, 'mention')} of places"
+        f"{wording.counted(count['places'], 'place')} from {captions} with "
+        f"{wording.counted(mentions, 'mention')} of places"
         f"{wording.because('mentions left out', wording.chosen(count, {'mentions_refused': unsure, **_LEFT_OUT}))}"
         f"{wording.because('rows of the files left out', wording.chosen(count, {'rows_malformed': 'malformed'}))}{hint}"
     )
