@@ -147,7 +147,7 @@ def describe(manifest: Manifest) -> str:
     images = wording.chosen(count, _LEFT_OUT)
     return (
         f"{wording.counted(count['samples'], 'distinct image')} from {wording.counted(count['matches'], 'row')}"
-        f"{wording.because('rows left out', rows)}{wording.because('images left out', images)}"
+        f"{wording.because('left out', rows, 'row')}{wording.because('left out', images, 'image')}"
     )
 
 

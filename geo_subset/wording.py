@@ -19,10 +19,10 @@ def most_frequent(reasons: Mapping[str, int], shown: int = 3) -> str:
     return ", ".join(words)
 
 
-def because(what: str, reasons: Mapping[str, int]) -> str:
-    """('images failed', {'http 404': 150}) -> '; 150 images failed: http 404 (150)'; nothing if nothing is counted."""
+def because(what: str, reasons: Mapping[str, int], noun: str = "") -> str:
+    """('failed', {'dns': 2}, 'image') -> '; 2 images failed: dns (2)'; nothing if nothing is counted."""
     total = sum(reasons.values())
-    return f"; {total:,} {what}: {most_frequent(reasons)}" if total else ""
+    return f"; {counted(total, noun) if noun else f'{total:,}'} {what}: {most_frequent(reasons)}" if total else ""
 
 
 def chosen(counters: Mapping[str, int], words: Mapping[str, str]) -> dict[str, int]:

@@ -16,6 +16,7 @@ def test_the_most_frequent_reasons_come_first_and_the_others_share_a_count() -> 
         "http 404 (1,150), connection refused (120), timed out (39), 2 other reasons (9)"
     )
     assert wording.because("failed", reasons).startswith("; 1,318 failed: http 404 (1,150), ")
+    assert wording.because("failed", {"dns": 1}, "image") == "; 1 image failed: dns (1)"
     assert wording.because("failed", {"dns": 0}) == wording.because("failed", {}) == ""
 
 

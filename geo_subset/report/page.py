@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from geo_subset.report.sheets import Sheets
+from geo_subset.report.sheets import MAX_SHEETS, Sheets
 from geo_subset.report.text import LONGEST_CAPTION, LONGEST_URL, duration, money, percent, plain, size
 from geo_subset.wording import counted
 
@@ -47,7 +47,13 @@ def render(title: str, summary: dict[str, Any], plots: dict[str, bytes], sheets:
 
     def page(shown: list[Markup]) -> str:
         return whole.render(
-            title=title, s=summary, plots=plots, sheets=sheets, shown=shown, sentences=sentences(summary)
+            title=title,
+            s=summary,
+            plots=plots,
+            sheets=sheets,
+            shown=shown,
+            most_sheets=MAX_SHEETS,
+            sentences=sentences(summary),
         )
 
     room = PAGE_BYTES - _SPARE - len(page([]).encode())

@@ -18,7 +18,7 @@ from geo_subset.runfolder import StageFolder
 PICTURES = 12
 #: Of the names that the run has no place of, how many are told.
 _NAMED = 20
-#: Sheets that are made at most: with pictures of any size no more of them fit on a page.
+#: Sheets that are made at most: until it is known which fit on the page, their thumbnails are in memory.
 MAX_SHEETS = 200
 #: A long run's pictures may lie in any of thousands of shards; no more than this many are read through.
 MAX_SHARDS = 32

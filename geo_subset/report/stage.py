@@ -78,9 +78,10 @@ def _make(settings: Settings, folder: StageFolder) -> Record:
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
-    left_out = {"sheets_left_out": "page would exceed 5 MB", "unknown_sheet_places": "no such place in the run"}
+    full = f"page full at {sheets.MAX_SHEETS} sheets or {page.PAGE_BYTES // 1_000_000} MB"
+    left_out = {"sheets_left_out": full, "unknown_sheet_places": "no such place in the run"}
     return (
         f"{wording.counted(count['plots'], 'plot')}, {wording.counted(count['sheets'], 'contact sheet')}"
-        f"{wording.because('contact sheets left out', wording.chosen(count, left_out))}"
-        f"{wording.because('images on them missing', wording.chosen(count, _MISSING))}"
+        f"{wording.because('left out', wording.chosen(count, left_out), 'contact sheet')}"
+        f"{wording.because('on them missing', wording.chosen(count, _MISSING), 'image')}"
     )

@@ -293,7 +293,7 @@ def describe(manifest: Manifest) -> str:
         f"{wording.counted(rows, 'row')} for {found:,} of {wording.counted(count['places'], 'place')} from "
         f"{wording.counted(answers, 'answer')}{'' if received or not answers else ' that hold no row'}"
         f"{wording.because(f'of {received:,} rows received left out', wording.chosen(count, _LEFT_OUT))}"
-        f"{wording.because('places failed', sums(manifest.units).failures)}"
+        f"{wording.because('failed', sums(manifest.units).failures, 'place')}"
     )
 
 

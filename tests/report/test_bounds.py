@@ -91,8 +91,10 @@ def test_two_thousand_contact_sheets_of_the_largest_thumbnails(tmp_path: Path) -
     assert count["sheets"] == count["images_on_sheets"] == markup.count('<article class="sheet')
     assert count["sheets"] + count["sheets_left_out"] == 2000
     said = f"{count['sheets_left_out']:,}"
-    assert f"{said} more places have no pictures here, for this page stays below 5 MB" in " ".join(markup.split())
-    assert f"; {said} contact sheets left out: page would exceed 5 MB ({said})" in stage.describe(manifest)
+    assert f"{said} more places have no pictures here: the page is full at 200 sheets or 5 MB." in " ".join(
+        markup.split()
+    )
+    assert f"; {said} contact sheets left out: page full at 200 sheets or 5 MB ({said})" in stage.describe(manifest)
 
 
 @pytest.mark.ci

@@ -100,7 +100,7 @@ def test_the_line_says_why_there_are_few_rows_or_none(ray_session, run_url):
     with serve(nothing) as service:
         manifest = run(run_url, service, digit="e", max_failures=0.5)
     assert stage.describe(manifest) == (
-        "0 rows for 0 of 60 places from 59 answers that hold no row; 1 places failed: http 400 (1)"
+        "0 rows for 0 of 60 places from 59 answers that hold no row; 1 place failed: http 400 (1)"
     )
 
 

@@ -103,14 +103,15 @@ def describe(manifest: Manifest) -> str:
     unsure = "less sure than min_confidence" + ("" if least is None else f" = {least:g}")
     mentions, null = count.get("mentions", 0), count.get("captions_null", 0)
     captions = wording.counted(count["captions"], "caption") + (f" ({null:,} of them null)" if null else "")
+    malformed = wording.chosen(count, {"rows_malformed": "malformed"})
     all_refused = count.get("mentions_refused") and not count["rows"]
     hint = "; a lower retrieve.captions.min_confidence may accept some" if all_refused else ""
     return (
         f"{wording.counted(count['rows'], 'row')} for {count['places_with_images']:,} of "
         f"{wording.counted(count['places'], 'place')} from {captions} with "
         f"{wording.counted(mentions, 'mention')} of places"
-        f"{wording.because('mentions left out', wording.chosen(count, {'mentions_refused': unsure, **_LEFT_OUT}))}"
-        f"{wording.because('rows of the files left out', wording.chosen(count, {'rows_malformed': 'malformed'}))}{hint}"
+        f"{wording.because('left out', wording.chosen(count, {'mentions_refused': unsure, **_LEFT_OUT}), 'mention')}"
+        f"{wording.because('of the files left out', malformed, 'row')}{hint}"
     )
 
 

@@ -207,8 +207,8 @@ def describe(manifest: Manifest) -> str:
     return (
         f"{wording.counted(count['rows'], 'row')} for {count['places_with_images']:,} of "
         f"{wording.counted(count['places'], 'place')} from {wording.counted(count['vectors'], 'vector')}"
-        f"{wording.because('vectors not searched', wording.chosen(count, _NOT_SEARCHED))}"
-        f"{wording.because('images found left out', wording.chosen(count, _LEFT_OUT))}"
+        f"{wording.because('not searched', wording.chosen(count, _NOT_SEARCHED), 'vector')}"
+        f"{wording.because('found and left out', wording.chosen(count, _LEFT_OUT), 'image')}"
     )
 
 
