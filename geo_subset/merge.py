@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, shuffle, storage, tables, urls
+from geo_subset import cluster, progress, shuffle, storage, tables, urls, wording
 from geo_subset.errors import SettingsError, StageError, from_os_error
 from geo_subset.manifests import Manifest, Record
 from geo_subset.runfolder import StageFolder
@@ -47,6 +47,13 @@ MAX_THREADS = 8
 
 _OF_BEST = ["caption", *(field.name for field in SOURCE_FIELDS)]
 _SLICE = 65_536
+#: Counters of URLs that are left out -> why.
+_LEFT_OUT = {
+    "urls_blocked": "URL on a blocklist",
+    "urls_of_blocked_domains": "domain on a blocklist",
+    "urls_of_too_many_places": "more places than merge.max_places_per_url",
+    "urls_not_where": "merge.where does not hold",
+}
 
 
 def content(settings: Settings) -> Any:
@@ -134,9 +141,13 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
-    left_out = sum(n for name, n in count.items() if name.startswith("urls_") and name != "urls_distinct")
-    return f"{count['samples']:,} images from {count['matches']:,} rows" + (
-        f", {left_out:,} left out" if left_out else ""
+    if not count["matches"]:
+        return "nothing to merge: the retrieve stage found no row"
+    rows = wording.chosen(count, {"matches_below_min_similarity": "similarity below merge.min_similarity"})
+    images = wording.chosen(count, _LEFT_OUT)
+    return (
+        f"{wording.counted(count['samples'], 'distinct image')} from {wording.counted(count['matches'], 'row')}"
+        f"{wording.because('left out', rows, 'row')}{wording.because('left out', images, 'image')}"
     )
 
 

@@ -11,6 +11,23 @@ import pytest
 pytestmark = pytest.mark.ci
 
 
+def test_a_run_that_finds_nothing_ends_and_says_why(run_file, geo_subset_here, tmp_path):
+    (tmp_path / "captions.csv").write_text("url,caption\nhttp://127.0.0.1:9/1,a white shirt\n")
+    strategy = ("--set=retrieve.strategy=captions", f"--set=retrieve.captions.path={tmp_path}/captions.csv")
+    words = pipeline_runs.words("run", run_file, tmp_path / "run", *strategy)
+    status, out, err = geo_subset_here(*words)
+    assert status == 0, err
+    assert out.strip().endswith("report/index.html")
+    for said in (
+        "0 rows for 0 of 40 places from 1 caption with 0 mentions of places",
+        "nothing to merge: the retrieve stage found no row",
+        "nothing to download: the merge stage kept no image",
+        "1 plot, 0 contact sheets",
+    ):
+        assert said in err
+    assert "0 rows, 0 distinct images." in (tmp_path / "run/report/index.html").read_text()
+
+
 def test_from_captions_to_shards(run_file, geo_subset_here, tmp_path):
     run = tmp_path / "run"
     (index,) = run_file.parent.rglob("index.parquet")

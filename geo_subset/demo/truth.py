@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from geo_subset.demo.world import World
 from geo_subset.runfolder import StageFolder
+from geo_subset.wording import counted
 
 #: Kilometres from a place within which an image counts as showing it.
 RADIUS = 25.0
@@ -19,24 +20,43 @@ _Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Truth:
+class Counts:
     """Rows of matches that show the place they were retrieved for, rows that do not, rows of which nobody knows."""
 
-    right: int
-    wrong: int
-    unknown: int
+    right: int = 0
+    wrong: int = 0
+    unknown: int = 0
 
     @property
-    def share(self) -> float:
+    def known(self) -> int:
+        return self.right + self.wrong
+
+    @property
+    def precision(self) -> float:
         """Right ones among those known, 0 to 1."""
-        return self.right / (self.right + self.wrong)
+        return self.right / self.known
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.right + other.right, self.wrong + other.wrong, self.unknown + other.unknown)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Counts over all rows, over the best one of each place, and over the best five."""
+
+    rows: Counts = Counts()
+    best: Counts = Counts()
+    best_five: Counts = Counts()
 
     def sentence(self) -> str:
-        known = self.right + self.wrong
+        parts = {"at 1": self.best, "at 5": self.best_five, "over all": self.rows}
+        shares = ", ".join(f"{where} {counts.precision:.0%}" for where, counts in parts.items() if counts.known)
         told = (
-            f"{self.right:,} of {known:,} rows ({self.share:.0%}) show the right place (truth within {RADIUS:.0f} km)"
+            f"{self.rows.right:,} of {self.rows.known:,} rows show the right place (truth within {RADIUS:.0f} km): "
+            f"precision {shares}"
         )
-        return f"{told}; of {self.unknown:,} more nobody knows" if self.unknown else told
+        unknown = counted(self.rows.unknown, "more row")
+        return f"{told}; the truth about {unknown} is not known" if self.rows.unknown else told
 
 
 def truth_share(world: World, run_url: str) -> Truth | None:
@@ -51,15 +71,21 @@ def truth_share(world: World, run_url: str) -> Truth | None:
     with StageFolder(run_url, "places").open("places.parquet") as stream:
         places = pq.read_table(stream, columns=["place_id", "latitude", "longitude"]).to_pandas()
     truth = world.truth().to_pandas().rename(columns={"latitude": "true_latitude", "longitude": "true_longitude"})
-    right = wrong = unknown = 0
+    rows = best = best_five = Counts()
     for name in manifest.paths():
         with folder.open(name) as stream:
-            matches = pq.read_table(stream, columns=["place_id", "url"]).to_pandas()
-        away = _distance_of(matches, places, truth)
-        right += int((away <= RADIUS).sum())
-        wrong += int((away > RADIUS).sum())
-        unknown += int(np.isnan(away).sum())
-    return Truth(right, wrong, unknown) if right + wrong else None
+            matches = pq.read_table(stream, columns=["place_id", "rank", "url"]).to_pandas()
+        away, rank = _distance_of(matches, places, truth), matches["rank"].to_numpy(np.float64)
+        rows, best, best_five = (
+            rows + _counts(away),
+            best + _counts(away[rank < 1]),
+            best_five + _counts(away[rank < 5]),
+        )
+    return Truth(rows, best, best_five) if rows.known else None
+
+
+def _counts(away: _Floats) -> Counts:
+    return Counts(int((away <= RADIUS).sum()), int((away > RADIUS).sum()), int(np.isnan(away).sum()))
 
 
 def distance(latitude: _Floats, longitude: _Floats, other_latitude: _Floats, other_longitude: _Floats) -> _Floats:

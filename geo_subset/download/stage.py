@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, storage, tables
+from geo_subset import cluster, progress, storage, tables, wording
 from geo_subset.download import index
 from geo_subset.download.plan import Shard, plan_all
 from geo_subset.errors import StageError, TooFewImagesError
@@ -196,8 +196,13 @@ def _check_success(counters: Mapping[str, int], min_success: float, folder: Stag
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
+    if not count["attempted"]:
+        return "nothing to download: the merge stage kept no image"
     tars = sum(entry.path.endswith(".tar") for entry in manifest.files)
-    return f"{count['succeeded']:,} of {count['attempted']:,} images in {tars:,} shards"
+    return (
+        f"{count['succeeded']:,} of {wording.counted(count['attempted'], 'image')} in {wording.counted(tars, 'shard')}"
+        f"{wording.because('failed', wording.prefixed(count, 'failed: '))}"
+    )
 
 
 def _sample_files(folder: StageFolder) -> list[tuple[str, int]]:

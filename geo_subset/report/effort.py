@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from geo_subset.manifests import Manifest
+from geo_subset.report.text import LONGEST
 from geo_subset.settings import PricesSettings
 
+#: Counters of a stage that are told each by itself.
+_COUNTERS = 300
 #: Of a stage, what adds up over stages.
 _SUMMED = (
     "seconds", "worker_seconds", "reserved_cpu_seconds", "used_cpu_seconds", "reserved_gpu_seconds", "requests",
@@ -48,4 +51,13 @@ def _stage(manifest: Manifest, prices: PricesSettings) -> dict[str, Any]:
         "writes": round(amounts["writes"] / 1000 * prices.thousand_writes, 6),
         "storage_per_month": round(amounts["bytes_stored"] / 1e9 * prices.gb_month, 6),
     }
-    return {**amounts, "cost": cost if prices.are_given else None, "counters": manifest.counters}
+    return {**amounts, "cost": cost if prices.are_given else None, "counters": _bounded(manifest.counters)}
+
+
+def _bounded(counters: Mapping[str, int]) -> dict[str, int]:
+    """The counters by the starts of their names, the first ones each by itself: names may hold texts from outside."""
+    bounded: dict[str, int] = {}
+    for name, count in counters.items():
+        name = name[:LONGEST] if len(bounded) < _COUNTERS else "other counters"
+        bounded[name] = bounded.get(name, 0) + count
+    return bounded

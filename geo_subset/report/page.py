@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from geo_subset.report.sheets import Sheets
-from geo_subset.report.text import counted, duration, money, percent, plain, size
+from geo_subset.report.sheets import MAX_SHEETS, Sheets
+from geo_subset.report.text import LONGEST_CAPTION, LONGEST_URL, duration, money, percent, plain, size
+from geo_subset.wording import counted
 
+#: Bytes that the page stays below, whatever was found.
+PAGE_BYTES = 5_000_000
+#: Of these, for what is said of sheets that are not shown.
+_SPARE = 10_000
 _FOLDER = Path(__file__).parent
 
 
-def render(title: str, summary: dict[str, Any], plots: dict[str, bytes], sheets: Sheets) -> str:
-    """The page as HTML. `plots` are PNG files by name, as plots.draw makes them."""
+def render(title: str, summary: dict[str, Any], plots: dict[str, bytes], sheets: Sheets) -> tuple[str, int]:
+    """The page as HTML, and how many of the sheets it has room for: the first ones.
+
+    `plots` are PNG files by name, as plots.draw makes them, and 'map_narrow'.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -31,10 +41,30 @@ def render(title: str, summary: dict[str, Any], plots: dict[str, bytes], sheets:
         "web_link": web_link,
         "data_uri": data_uri,
         "plain": plain,
+        "caption": partial(plain, longest=LONGEST_CAPTION),
     }
-    return environment.get_template("template.html.j2").render(
-        title=title, s=summary, plots=plots, sheets=sheets, sentences=sentences(summary)
-    )
+    whole, one = environment.get_template("template.html.j2"), environment.get_template("sheet.html.j2")
+
+    def page(shown: list[Markup]) -> str:
+        return whole.render(
+            title=title,
+            s=summary,
+            plots=plots,
+            sheets=sheets,
+            shown=shown,
+            most_sheets=MAX_SHEETS,
+            sentences=sentences(summary),
+        )
+
+    room = PAGE_BYTES - _SPARE - len(page([]).encode())
+    shown: list[Markup] = []
+    for sheet in sheets.sheets:
+        article = one.render(sheet=sheet)
+        room -= len(article.encode())
+        if room < 0:
+            break
+        shown.append(Markup(article))
+    return page(shown), len(shown)
 
 
 def sentences(summary: dict[str, Any]) -> list[str]:
@@ -65,7 +95,10 @@ def sentences(summary: dict[str, Any]) -> list[str]:
 
 
 def web_link(url: str) -> str | None:
-    """The URL if a page may link to it: http or https, nothing that runs. None otherwise."""
+    """The URL if a page may link to it: http or https, nothing that runs, neither endless nor with characters that
+    cannot be shown. None otherwise."""
+    if len(url) > LONGEST_URL or not url.isprintable():
+        return None
     try:
         parts = urlsplit(url)
     except ValueError:

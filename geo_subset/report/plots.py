@@ -5,11 +5,12 @@ Drawn on figures of their own, without pyplot: no global state, no display.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geo_subset.report.summary import Point
@@ -45,14 +46,8 @@ _LABEL = 34
 
 def draw(summary: Summary, points: Sequence[Point]) -> dict[str, bytes]:
     """Name -> PNG. What there is nothing to show of is left out."""
-    import matplotlib
-    from matplotlib import font_manager
-
-    installed = set(font_manager.fontManager.get_font_names())
-    fonts = [font for font in _FONTS if font in installed]
     wanted: dict[str, bytes | None] = {}
-    with matplotlib.rc_context({**_STYLE, "font.family": fonts}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(?i).*glyph.*")  # a script without a font shows as boxes
+    with _styled():
         wanted["map"] = _map(points)
         wanted["images_per_place"] = _images_per_place(summary)
         wanted["similarity"] = _similarity(summary)
@@ -63,15 +58,33 @@ def draw(summary: Summary, points: Sequence[Point]) -> dict[str, bytes]:
     return {name: png for name, png in wanted.items() if png is not None}
 
 
+def narrow_map(points: Sequence[Point]) -> bytes | None:
+    """The map as PNG for a narrow screen, on which the wide one would be too small to read."""
+    with _styled():
+        return _map(points, 5.0)
+
+
 def label(text: str) -> str:
     """A name as it fits beside a bar: one line, cut where it is long, never empty."""
-    text = plain(text) or "(none)"
-    return text if len(text) <= _LABEL else text[: _LABEL - 1].rstrip() + "…"
+    return plain(text, _LABEL) or "(none)"
+
+
+@contextlib.contextmanager
+def _styled() -> Iterator[None]:
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = set(font_manager.fontManager.get_font_names())
+    fonts = [font for font in _FONTS if font in installed]
+    with matplotlib.rc_context({**_STYLE, "font.family": fonts}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?i).*glyph.*")  # a script without a font shows as boxes
+        yield
 
 
 def _png(title: str, subtitle: str, fill: Callable[[Axes], None], height: float = 4.0, width: float = 6.8) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from PIL import Image
 
     # Title and subtitle take fixed inches at the top; the rest is laid out below them.
     layout = ConstrainedLayoutEngine(rect=(0.01, 0.01, 0.98, 1 - 0.78 / height))
@@ -79,8 +92,10 @@ def _png(title: str, subtitle: str, fill: Callable[[Axes], None], height: float 
     figure.text(0.022, 1 - 0.17 / height, title, size=13, weight="bold", va="top")
     figure.text(0.022, 1 - 0.45 / height, subtitle, size=9.5, color=_GREY, va="top")
     fill(figure.add_subplot())
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
+    drawn, out = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    # A third of the bytes: a crowded map in all its shades of colours would take half of what the page may have.
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
@@ -234,7 +249,8 @@ def _bars(
     return _png(title, subtitle, fill, height=max(least, 1.0 + 0.27 * len(rows)))
 
 
-def _map(points: Sequence[Point]) -> bytes | None:
+def _map(points: Sequence[Point], width: float = 13.6) -> bytes | None:
+    """`width`: of the figure, in inches."""
     if not points:
         return None
     from matplotlib.colors import LogNorm
@@ -248,8 +264,8 @@ def _map(points: Sequence[Point]) -> bytes | None:
     most = max((point[2] for point in with_images), default=1)
     across = (max(p[0] for p in points) - min(p[0] for p in points)) / stretch
     upwards = max(latitudes) - min(latitudes)
-    height = min(6.8, max(4.6, 1.4 + 12 * upwards / max(across, 1e-9)))
-    crowded = min(1.0, 20 / math.sqrt(len(points)))
+    height = min(6.8, max(0.34 * width, 2.8, 1.4 + 0.9 * width * upwards / max(across, 1e-9)))
+    crowded = min(1.0, 20 / math.sqrt(len(points))) * min(1.0, width / 10)
 
     def fill(axes: Axes) -> None:
         axes.scatter(
@@ -274,4 +290,4 @@ def _map(points: Sequence[Point]) -> bytes | None:
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}°{'S' if value < 0 else 'N' if value else ''}")
 
     subtitle = f"{sum(point[3] for point in points):,} places with coordinates; size and colour: their images"
-    return _png("Where the places are", subtitle, fill, height=height, width=13.6)
+    return _png("Where the places are", subtitle, fill, height=height, width=width)

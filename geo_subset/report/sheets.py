@@ -11,10 +11,15 @@ from typing import IO
 
 from geo_subset.progress import log
 from geo_subset.report.database import Database
+from geo_subset.report.text import LONGEST_CAPTION, LONGEST_URL, plain
 from geo_subset.runfolder import StageFolder
 
 #: Images on a sheet.
 PICTURES = 12
+#: Of the names that the run has no place of, how many are told.
+_NAMED = 20
+#: Sheets that are made at most: until it is known which fit on the page, their thumbnails are in memory.
+MAX_SHEETS = 200
 #: A long run's pictures may lie in any of thousands of shards; no more than this many are read through.
 MAX_SHARDS = 32
 #: Pixels of a thumbnail's longer side, and its JPEG quality.
@@ -50,10 +55,11 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Sheets:
-    """All sheets, whether their places were chosen here, the wanted places that the run does not have, and how many
-    shards hold the best images and were read."""
+    """The sheets of the first MAX_SHEETS of the `wanted` places, whether these were chosen here, the names that the run
+    has no place of, and how many shards hold the best images and were read."""
 
     sheets: tuple[Sheet, ...]
+    wanted: int
     automatic: bool
     unknown: tuple[str, ...]
     shards_needed: int
@@ -81,12 +87,15 @@ def make(database: Database, run_url: str, wanted: int | Sequence[str]) -> Sheet
     """
     database.connection.execute(_PLACE_DOWNLOADS)
     if isinstance(wanted, int):
-        chosen = _spread(database, wanted)
+        chosen, count = _spread(database, wanted)
         unknown: list[str] = []
     else:
         chosen, unknown = _named(database, wanted)
-    for name in unknown:
-        log.info("report.contact_sheet_places: the run has no place %r", name)
+        chosen, count = chosen[:MAX_SHEETS], len(chosen)
+    if unknown:
+        more = f" and {len(unknown) - _NAMED:,} more" if len(unknown) > _NAMED else ""
+        names = ", ".join(repr(plain(name)) for name in unknown[:_NAMED])
+        log.info("report.contact_sheet_places: the run has no place %s%s", names, more)
     database.connection.execute("CREATE OR REPLACE TABLE chosen (place_id VARCHAR)")
     if chosen:
         database.connection.execute("INSERT INTO chosen SELECT unnest(?)", [chosen])
@@ -94,7 +103,7 @@ def make(database: Database, run_url: str, wanted: int | Sequence[str]) -> Sheet
     thumbnails = _thumbnails(StageFolder(run_url, "download"), database.shards, finds)
     read = {find.filename for find in finds}
     made = tuple(_sheets(database, chosen, finds, thumbnails))
-    return Sheets(made, isinstance(wanted, int), tuple(unknown), needed, len(read))
+    return Sheets(made, count, isinstance(wanted, int), tuple(unknown), needed, len(read))
 
 
 def thumbnail(data: bytes) -> bytes | None:
@@ -142,13 +151,14 @@ def read_members(stream: IO[bytes], keys: Iterable[str]) -> dict[str, bytes]:
     return found
 
 
-def _spread(database: Database, count: int) -> list[str]:
-    """Place ids at even distances in the ranking by images of the places that have a downloaded one, best first."""
+def _spread(database: Database, count: int) -> tuple[list[str], int]:
+    """Of `count` places at even distances in the ranking by images of those that have a downloaded one, the ids of the
+    first MAX_SHEETS, best first; and how many places there are, if fewer than `count`."""
     ranked = database.number(f"SELECT count(*) FROM ({_RANKED})")
     count = min(count, ranked)
-    ranks = [index * ranked // count for index in range(count)]
+    ranks = [index * ranked // count for index in range(min(count, MAX_SHEETS))]
     rows = database.rows(f"SELECT place_id FROM ({_RANKED}) WHERE list_contains(?, place) ORDER BY place", [ranks])
-    return [place_id for (place_id,) in rows]
+    return [place_id for (place_id,) in rows], count
 
 
 def _named(database: Database, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -156,7 +166,7 @@ def _named(database: Database, names: Sequence[str]) -> tuple[list[str], list[st
     unknown: list[str] = []
     for name in names:
         rows = database.rows(
-            "SELECT place_id FROM place_images WHERE place_id = $1 OR lower(name) = lower($1)"
+            "SELECT place_id FROM place_images WHERE place_id = $1 OR lower(name) = lower(short($1))"
             " ORDER BY place_id = $1 DESC, images DESC, place_id",
             [name.strip()],
         )
@@ -216,7 +226,7 @@ def _sheets(
             for find in finds
             if find.place_id == place_id
         )  # fmt: skip
-        yield Sheet(place_id, name or place_id, area, images, downloaded, pictures)
+        yield Sheet(place_id, name, area, images, downloaded, pictures)
 
 
 _PLACE_DOWNLOADS = """
@@ -229,22 +239,26 @@ _RANKED = """
 SELECT place_id, row_number() OVER (ORDER BY images DESC, place_id) - 1 AS place
 FROM place_images JOIN place_downloads USING (place_id)
 """
-_FINDS = """
+# Texts are cut before rows are multiplied: an image that a thousand places found has its caption but once.
+_FINDS = f"""
 WITH found AS (
-    SELECT unnest(place_ids) AS found_for, unnest(similarities) AS found_similarity, *
+    SELECT unnest(place_ids) AS found_for, unnest(similarities) AS found_similarity, uid, filename, key, place_id,
+           short(name) AS name, short(domain) AS domain, left(caption, {2 * LONGEST_CAPTION}) AS caption,
+           left(url, {LONGEST_URL + 1}) AS url
     FROM images WHERE status = 'success' AND list_contains($filenames, filename)
 ), once AS (
     SELECT * FROM found WHERE found_for IN (SELECT place_id FROM chosen)
     QUALIFY row_number() OVER (PARTITION BY found_for, uid ORDER BY found_similarity DESC) = 1
 )
 SELECT found_for, found_similarity, filename, key, caption, url, coalesce(domain, ''),
-       CASE WHEN once.place_id <> found_for THEN coalesce(name, once.place_id) END
+       CASE WHEN once.place_id <> found_for THEN coalesce(name, short(once.place_id)) END
 FROM once
 QUALIFY row_number() OVER (PARTITION BY found_for ORDER BY found_similarity DESC, uid) <= $pictures
 ORDER BY found_for, found_similarity DESC, uid
 """
 _ABOUT = """
-SELECT place_id, p.name, concat_ws(', ', nullif(p.admin2, ''), nullif(p.admin1, ''), nullif(p.country, '')),
+SELECT place_id, coalesce(nullif(i.name, ''), short(place_id)),
+       concat_ws(', ', nullif(short(p.admin2), ''), nullif(short(p.admin1), ''), nullif(short(p.country), '')),
        i.images, coalesce(d.downloaded, 0)
 FROM chosen JOIN places p USING (place_id) JOIN place_images i USING (place_id)
 LEFT JOIN place_downloads d USING (place_id)

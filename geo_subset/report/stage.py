@@ -9,15 +9,15 @@ from typing import Any
 
 import duckdb
 
-from geo_subset import work
+from geo_subset import wording, work
 from geo_subset.errors import StageError
 from geo_subset.manifests import Manifest, Record
 from geo_subset.report import database, page, plots, sheets, summary
-from geo_subset.report.text import counted
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import Settings
 
 _UNIT = "report"
+_MISSING = {"images_on_sheets_unreadable": "not readable from its shard"}
 
 
 def content(settings: Settings) -> Any:
@@ -54,17 +54,21 @@ def _make(settings: Settings, folder: StageFolder) -> Record:
         reason = " ".join(str(error).split())
         raise StageError(f"the tables in {folder.run_url} cannot be summed up: {reason}") from error
     images = plots.draw(numbers, points)
+    narrow = plots.narrow_map(points)
     title = settings.report.title or settings.places.context or "Images of places"
+    html, shown = page.render(title, numbers, images if narrow is None else {**images, "map_narrow": narrow}, made)
+    pictures = [picture for sheet in made.sheets[:shown] for picture in sheet.pictures]
     files = {
-        "index.html": page.render(title, numbers, images, made).encode(),
+        "index.html": html.encode(),
         "summary.json": json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False).encode(),
         **{f"{name}.png": data for name, data in images.items()},
     }
     counters = {
         "plots": len(images),
-        "sheets": len(made.sheets),
-        "images_on_sheets": sum(p.thumbnail is not None for sheet in made.sheets for p in sheet.pictures),
-        "images_on_sheets_unreadable": sum(p.thumbnail is None for sheet in made.sheets for p in sheet.pictures),
+        "sheets": shown,
+        "sheets_left_out": made.wanted - shown,
+        "images_on_sheets": sum(picture.thumbnail is not None for picture in pictures),
+        "images_on_sheets_unreadable": sum(picture.thumbnail is None for picture in pictures),
         "unknown_sheet_places": len(made.unknown),
     }
     entries = [folder.write_bytes(data, name) for name, data in files.items()]
@@ -73,5 +77,11 @@ def _make(settings: Settings, folder: StageFolder) -> Record:
 
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
-    counters = manifest.counters
-    return f"{counted(counters['plots'], 'plot')}, {counted(counters['sheets'], 'contact sheet')}"
+    count = manifest.counters
+    full = f"page full at {sheets.MAX_SHEETS} sheets or {page.PAGE_BYTES // 1_000_000} MB"
+    left_out = {"sheets_left_out": full, "unknown_sheet_places": "no such place in the run"}
+    return (
+        f"{wording.counted(count['plots'], 'plot')}, {wording.counted(count['sheets'], 'contact sheet')}"
+        f"{wording.because('left out', wording.chosen(count, left_out), 'contact sheet')}"
+        f"{wording.because('on them missing', wording.chosen(count, _MISSING), 'image')}"
+    )

@@ -19,6 +19,8 @@ from geo_subset.settings import PricesSettings
 TOP = 20
 #: Of the places without images, how many are named.
 NAMED = 50
+#: Reasons that are counted each by itself, the most frequent; rarer ones share one count.
+REASONS = 100
 _QUANTILES = {"min": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
 #: Points that a map can carry; where there are more places, those of one cell of a grid make one point.
 _MAP_POINTS, _CELLS = 20_000, 250
@@ -34,7 +36,7 @@ def summarise(database: Database, prices: PricesSettings) -> dict[str, Any]:
     is that of the rows of matches (null and NaN left out and counted), with quantiles interpolated linearly.
     `top_places` and `top_domains` are in order of falling images, then by key; places without images are not among
     the former. `retrieval_failures` counts places, `similarity_histogram` matches, `image_sizes` downloaded images
-    (pixels before resizing).
+    (pixels before resizing). Of long names, domains and reasons the start.
     """
     places = database.number("SELECT count(*) FROM places")
     images = database.number("SELECT count(*) FROM samples")
@@ -58,9 +60,7 @@ def summarise(database: Database, prices: PricesSettings) -> dict[str, Any]:
         "images_per_place": count_bins(counts, median or 0),
         "top_places": _top_places(database),
         "places_without_images_first": _places_without_images(database),
-        "retrieval_failures": dict(
-            database.rows("SELECT coalesce(reason, 'unknown'), count(*) FROM failures GROUP BY 1 ORDER BY 2 DESC, 1")
-        ),
+        "retrieval_failures": _reasons(database, "FROM failures", "unknown"),
         "domains": database.number("SELECT count(*) FROM (SELECT DISTINCT domain FROM samples WHERE domain NOT NULL)"),
         "top_domains": domains,
         "top_20_domain_share": sum(domain["images"] for domain in domains) / images if images else 0.0,
@@ -137,14 +137,15 @@ def nice_step(at_least: float) -> float:
 
 def _top_places(database: Database) -> list[dict[str, Any]]:
     rows = database.rows(
-        f"SELECT place_id, name, images FROM place_images WHERE images > 0 ORDER BY images DESC, place_id LIMIT {TOP}"
+        "SELECT short(place_id), name, images FROM place_images WHERE images > 0"
+        f" ORDER BY images DESC, place_id LIMIT {TOP}"
     )
     return [{"place_id": place_id, "name": name, "images": images} for place_id, name, images in rows]
 
 
 def _places_without_images(database: Database) -> list[dict[str, Any]]:
     rows = database.rows(
-        "SELECT place_id, any_value(name), min(reason)"
+        "SELECT short(place_id), any_value(name), short(min(reason))"
         " FROM place_images LEFT JOIN failures USING (place_id) WHERE images = 0"
         f" GROUP BY place_id ORDER BY place_id LIMIT {NAMED}"
     )
@@ -153,7 +154,7 @@ def _places_without_images(database: Database) -> list[dict[str, Any]]:
 
 def _top_domains(database: Database, images: int) -> list[dict[str, Any]]:
     rows = database.rows(
-        "SELECT domain, count(*) AS n FROM samples WHERE domain NOT NULL GROUP BY 1"
+        "SELECT short(domain), count(*) AS n FROM samples WHERE domain NOT NULL GROUP BY domain"
         f" ORDER BY n DESC, domain LIMIT {TOP}"
     )
     return [{"domain": domain, "images": count, "share": count / images} for domain, count in rows]
@@ -173,15 +174,22 @@ def _similarity_histogram(database: Database, similarity: dict[str, float | None
 
 def _download_outcomes(database: Database) -> dict[str, Any]:
     """By sample, not by row of the shards: where a retry pass had a sample, what it came to."""
-    failed = database.rows(
-        "SELECT coalesce(reason, 'other'), count(*) FROM downloads WHERE status <> 'success' GROUP BY 1"
-        " ORDER BY 2 DESC, 1"
-    )
     return {
         "attempted": database.number("SELECT count(*) FROM downloads"),
         "succeeded": database.number("SELECT count(*) FROM downloads WHERE status = 'success'"),
-        "failed_by_reason": dict(failed),
+        "failed_by_reason": _reasons(database, "FROM downloads WHERE status <> 'success'", "other"),
     }
+
+
+def _reasons(database: Database, rows: str, unknown: str) -> dict[str, int]:
+    """Rows by reason, the most frequent first; `unknown` for null."""
+    found = database.rows(
+        f"SELECT coalesce(short(reason), '{unknown}'), count(*) {rows} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {REASONS}"
+    )
+    counts: dict[str, int] = dict(found)
+    if rest := database.number(f"SELECT count(*) {rows}") - sum(counts.values()):
+        counts[_OTHERS] = counts.get(_OTHERS, 0) + rest
+    return counts
 
 
 def _image_sizes(database: Database) -> dict[str, Any]:
@@ -203,6 +211,7 @@ def _filled(rows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(i, counts.get(i, 0)) for i in range(min(counts), max(counts) + 1)] if counts else []
 
 
+_OTHERS = "other reasons"
 _SIMILARITIES = "SELECT similarity::DOUBLE AS v FROM matches WHERE isfinite(similarity)"
 _SIDES = "SELECT * FROM images WHERE status = 'success' AND original_width > 0 AND original_height > 0"
 _CELL_POINTS = """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 
-def counted(number: int, noun: str) -> str:
-    """(1, 'place') -> '1 place', (1096, 'place') -> '1,096 places'"""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+#: Characters of a text from outside that the numbers hold and the page shows: names, domains, reasons.
+LONGEST = 160
+#: Of a caption, and of a URL; a page does not link to longer ones.
+LONGEST_CAPTION, LONGEST_URL = 300, 2000
 
 
 def percent(share: float) -> str:
@@ -37,6 +39,17 @@ def money(amount: float) -> str:
     return f"{amount:.2g}" if 0 < amount < 0.1 else f"{amount:,.2f}"
 
 
-def plain(text: str | None) -> str:
-    """One line of text: white space and characters that cannot be shown become single spaces."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text or "").split())
+def plain(text: str | None, longest: int = LONGEST) -> str:
+    """One line of text, cut where it is long: white space and characters that cannot be shown become single spaces.
+
+    Such characters are those of control, and those that turn the direction of what follows. No accent is cut from its
+    letter.
+    """
+    start = (text or "")[: 10 * longest]
+    line = " ".join("".join(c if c.isprintable() else " " for c in start).split())
+    if len(line) <= longest:
+        return line
+    end = longest - 1
+    while end and unicodedata.combining(line[end]):
+        end -= 1
+    return line[:end].rstrip() + "…"

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from geo_subset import manual
 from geo_subset.errors import StageError
 from geo_subset.progress import log
 from geo_subset.retrieve import answers, clip_service
@@ -21,6 +22,7 @@ _PATIENCE = 30.0
 #: up to so many seconds between.
 _ATTEMPTS, _WAIT = 6, 1.0
 QUESTION, _ROWS = "a photograph", 10
+_WITHOUT = "{page} says how to host one; without a backend, retrieve.strategy = 'captions' or 'embeddings' reads files"
 
 
 async def check(service: ClipServiceSettings, num_images: int) -> ClipServiceSettings:
@@ -37,7 +39,8 @@ async def check(service: ClipServiceSettings, num_images: int) -> ClipServiceSet
         if not indices:
             said = "; ".join(f"{url}: {_said(error)}" for url, error in silent.items())
             raise StageError(
-                f"no clip-retrieval backend answers ({said}): start it, or correct retrieve.clip-service.url"
+                f"no clip-retrieval backend answers ({said}): start it, or correct retrieve.clip-service.url; "
+                + _WITHOUT.format(page=manual.page("hosting-a-backend.md"))
             )
         service = _with_index(service, indices)
         having = [url for url in service.url if url in indices]
@@ -69,7 +72,10 @@ def _check_answers(service: ClipServiceSettings, replies: dict[str, list[Any] | 
     if not good:
         said = "; ".join(f"{url}: {_said(reply)}" for url, reply in replies.items() if isinstance(reply, AnswerError))
         if not any(isinstance(reply, AnswerError) and reply.reason == "http 500" for reply in replies.values()):
-            raise StageError(f"no clip-retrieval backend answers ({said}): see its log, or start it again")
+            raise StageError(
+                f"no clip-retrieval backend answers ({said}): see its log, or start it again; "
+                + _WITHOUT.format(page=manual.page("hosting-a-backend.md"))
+            )
         suspects = []
         if service.modality == "text":
             suspects.append("modality = 'text' needs an index of texts")

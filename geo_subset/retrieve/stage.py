@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 
-from geo_subset import cluster, metrics, progress, tables, work
+from geo_subset import cluster, metrics, progress, tables, wording, work
 from geo_subset.errors import StageError
-from geo_subset.manifests import Manifest, Record, add_counters, add_usage
+from geo_subset.manifests import Manifest, Record, add_counters, add_usage, sums
 from geo_subset.progress import log
 from geo_subset.retrieve import backends, clip_service, plan
 from geo_subset.retrieve.limits import Limits, Reply, Tally
@@ -41,6 +41,16 @@ _HOPELESS = 200
 REQUESTS_PER_WORKER = 8
 #: How hard and how fast a backend is asked.
 _EFFORT = {"concurrency", "timeout", "retries", "deadline", "rate_limit"}
+#: Counters of rows that are left out -> why.
+_LEFT_OUT = {
+    "rows_url_null": "URL is null",
+    "rows_url_missing": "no URL",
+    "rows_url_no_text": "URL is not text",
+    "rows_no_similarity": "no similarity",
+    "rows_no_object": "not an object",
+    "rows_over_limit": "more than num_images",
+    "rows_of_other_prompts": "found by another search text of the place too",
+}
 
 
 def content(settings: Settings) -> Any:
@@ -276,7 +286,7 @@ def _finish(
     entry = folder.write_table(pa.Table.from_pylist(failed, tables.FAILURES), "failures.parquet")
     done = sum(record.extra["places"] for record in records.values())
     if len(failed) > settings.retrieve.max_failures * places:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in Counter(f["reason"] for f in failed).most_common(5))
+        reasons = wording.most_frequent(Counter(f["reason"] for f in failed))
         raise StageError(
             f"{len(failed)} of {done} places failed ({reasons}; listed in {folder.path(entry.path)}), more than "
             f"max_failures = {settings.retrieve.max_failures:g} allows; run again to try only these once more"
@@ -291,8 +301,15 @@ def describe(manifest: Manifest) -> str:
     for strategy, counter in (("captions", "captions"), ("embeddings", "vectors")):
         if counter in count:
             return _other(strategy).describe(manifest)  # type: ignore[no-any-return]
-    failed = f", {count['places_failed']:,} failed" if count["places_failed"] else ""
-    return f"{count.get('rows', 0):,} rows for {count['places']:,} places{failed}"
+    rows, received = count.get("rows", 0), count.get("rows_received", 0)
+    answers = count.get("requests", 0) - sum(n for name, n in count.items() if name.startswith("requests_failed_"))
+    found = count["places"] - count.get("places_no_rows", 0) - count["places_failed"]
+    return (
+        f"{wording.counted(rows, 'row')} for {found:,} of {wording.counted(count['places'], 'place')} from "
+        f"{wording.counted(answers, 'answer')}{'' if received or not answers else ' that hold no row'}"
+        f"{wording.because(f'of {received:,} rows received left out', wording.chosen(count, _LEFT_OUT))}"
+        f"{wording.because('failed', sums(manifest.units).failures, 'place')}"
+    )
 
 
 def _other(strategy: str) -> ModuleType:

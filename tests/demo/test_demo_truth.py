@@ -46,12 +46,17 @@ def test_rows_are_right_within_25_km_of_any_place_shown(tmp_path: Path) -> None:
         {"place_id": "t:3", "latitude": first.latitude + 0.3, "longitude": first.longitude},  # 33 km
         {"place_id": "t:4"},
     ]
-    rows = [{"place_id": f"t:{n}", "url": first.url} for n in (1, 2, 3, 4)]
-    run = _run(tmp_path / "run", places, rows, [{"place_id": "t:1", "url": away["url"]}])
+    rows = [{"place_id": f"t:{n}", "url": first.url, "rank": n // 2} for n in (1, 2, 3, 4)]
+    run = _run(tmp_path / "run", places, rows, [{"place_id": "t:1", "url": away["url"], "rank": 5}])
     counted = launch.truth_share(world, run)
-    assert counted == truth.Truth(right=2, wrong=2, unknown=1)
-    assert counted.share == 0.5
-    assert "2 of 4 rows (50%)" in counted.sentence()
+    assert counted is not None
+    assert counted.rows == truth.Counts(right=2, wrong=2, unknown=1)
+    assert counted.best == truth.Counts(right=1)
+    assert counted.best_five == truth.Counts(right=2, wrong=1, unknown=1)
+    assert counted.sentence() == (
+        "2 of 4 rows show the right place (truth within 25 km): precision at 1 100%, at 5 67%, over all 50%; "
+        "the truth about 1 more row is not known"
+    )
 
 
 def test_a_world_without_coordinates_has_no_share(tmp_path: Path) -> None:
@@ -70,15 +75,27 @@ def test_distance_is_that_of_the_great_circle() -> None:
     assert found == pytest.approx([3936, np.pi * 6371.0088, 111.195], rel=1e-3)
 
 
-@pytest.mark.parametrize("real", [False, True])
-def test_the_run_file_is_a_run_on_the_world(tmp_path: Path, real: bool) -> None:
+@pytest.mark.parametrize(
+    ("rows", "places", "wanted"),
+    [(1, 12, 1), (50, 5, 10), (50, 200, 1), (3000, 300, 10), (3000, 10, 100)],
+)
+def test_a_run_on_a_corpus_asks_for_no_more_rows_than_there_are(
+    tmp_path: Path, rows: int, places: int, wanted: int
+) -> None:
     corpus = tmp_path / "corpus.csv"
-    pd.DataFrame({"url": ["http://a.org/1"], "text": ["Austin, Texas"]}).to_csv(corpus, index=False)
-    world = launch.build(tmp_path, 12, None if real else 20, 21390, corpus if real else None)
+    urls = [f"http://a.org/{n}" for n in range(rows)]
+    pd.DataFrame({"url": urls, "text": "Austin, Texas"}).to_csv(corpus, index=False)
+    world = launch.build(tmp_path, places, None, 21390, corpus)
+    assert settings.load(launch.write_run_file(world, tmp_path)).retrieve.num_images == wanted
+
+
+@pytest.mark.parametrize(("images", "wanted"), [(20, 1), (600, 25)])
+def test_the_run_file_is_a_run_on_the_world(tmp_path: Path, images: int, wanted: int) -> None:
+    world = launch.build(tmp_path, 12, images, 21390, None)
     loaded = settings.load(launch.write_run_file(world, tmp_path))
     assert loaded == settings.from_tree(launch.run_tree(world, tmp_path))
     assert loaded.run == str(tmp_path)
     assert loaded.places.limit == 12
-    assert loaded.retrieve.num_images == (100 if real else 25)
+    assert loaded.retrieve.num_images == wanted
     assert loaded.retrieve.clip_service.url == ("http://127.0.0.1:21390",)
     assert loaded.download.allow_private_hosts

@@ -27,6 +27,7 @@ def test_a_retry_pass_and_the_report_after_it(geo_subset_here, run_file, tmp_pat
     status, out, err = geo_subset_here(*words("download", run_file, run, "--retry-failed", "--reason=^http 404$"))
     assert status == 0, err
     assert "0 more images; now 421 of 496 images in 10 shards" in out
+    assert out.count("; 75 failed: http 404 (") == 1 and "other reasons (" in out
     before = (run / "shards" / "_manifest.json").read_text()
 
     status, out, err = geo_subset_here(*words("download", run_file, run, "--retry-failed", "--reason=http 999"))

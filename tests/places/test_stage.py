@@ -53,7 +53,7 @@ def test_describe_tells_what_became_of_the_rows(tmp_path: Path) -> None:
     path.write_text("Bryant Park\n\nbryant park\n")
     resolved = settings.from_tree({"run": str(tmp_path), "places": {"source": "list", "path": str(path)}})
     manifest = stage.run(resolved, StageFolder(str(tmp_path), "places", "0" * 64))
-    assert stage.describe(manifest) == "1 places, 2 of 3 rows left out"
+    assert stage.describe(manifest) == "1 place; 2 of 3 rows left out: blank (1), duplicate (1)"
 
 
 def test_a_recorded_unit_is_not_made_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from geo_subset import tables, urls
 from geo_subset.download import index
 from geo_subset.manifests import Record
+from geo_subset.report.text import plain
 from geo_subset.runfolder import StageFolder
 
 IMAGES = pa.schema(
@@ -167,7 +168,7 @@ def _shard(
             key = f"{number:05d}{index:04d}"
             row = {**sample, "key": key, "width": None, "height": None}
             if found.image is None:
-                counters[f"failed: {found.reason}"] += 1
+                counters[f"failed: {plain(found.reason)}"] += 1  # other names make no manifest
                 row |= {"status": "failed_to_download", "error_message": found.reason}
             else:
                 counters["succeeded"] += 1

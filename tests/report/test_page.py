@@ -38,7 +38,7 @@ def rendered(folder: Path, places: list[dict], matches: list[dict], title: str =
     with database.opened(run.url) as tables:
         numbers = summary.summarise(tables, PricesSettings())
         images = plots.draw(numbers, summary.map_points(tables))
-        return page.render(title, numbers, images, sheets.make(tables, run.url, ["list:1", EVIL]))
+        return page.render(title, numbers, images, sheets.make(tables, run.url, ["list:1", EVIL]))[0]
 
 
 def test_nothing_in_the_page_runs_or_is_fetched(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def test_the_report_is_written_and_recorded(tmp_path: Path) -> None:
     assert {entry.path for entry in manifest.files} == expected
     assert {path.name for path in (tmp_path / "report").iterdir()} == {*expected, "_manifest.json"}
     assert manifest.counters == {
-        "plots": 7, "sheets": 1, "images_on_sheets": 4, "images_on_sheets_unreadable": 0, "unknown_sheet_places": 0,
+        "plots": 7, "sheets": 1, "sheets_left_out": 0, "images_on_sheets": 4, "images_on_sheets_unreadable": 0,
+        "unknown_sheet_places": 0,
     }  # fmt: skip
     numbers = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert numbers["download"] == {"attempted": 5, "succeeded": 4, "failed_by_reason": {"HTTP 404": 1}}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -38,6 +40,15 @@ def test_a_backend_that_is_down_stays_and_one_without_the_index_does_not(caplog)
 def test_no_backend_is_one_clear_error():
     with pytest.raises(StageError, match=rf"no clip-retrieval backend answers \({DEAD}: .*retrieve\.clip-service\.url"):
         check(DEAD)
+
+
+def test_no_backend_names_the_other_strategies_and_the_page_on_hosting_one():
+    with pytest.raises(StageError) as error:
+        check(DEAD)
+    said = str(error.value)
+    assert "retrieve.strategy = 'captions' or 'embeddings'" in said and "\n" not in said
+    page = re.search(r"\S+/docs/hosting-a-backend\.md", said)
+    assert page and "clip-retrieval" in Path(page[0]).read_text()
 
 
 @pytest.mark.parametrize(

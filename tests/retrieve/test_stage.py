@@ -68,6 +68,42 @@ def test_all_places_in_order_and_counters_add_up(ray_session, run_url):
     assert StageFolder(run_url, "retrieve", "d" * 64).finished() == manifest
 
 
+def test_the_line_says_why_there_are_few_rows_or_none(ray_session, run_url):
+    def answer(text):
+        number = hash_of(text)
+        if number < 0:
+            return None
+        row = {"id": number, "similarity": 0.3, "url": None}
+        rows = [
+            row,
+            row,
+            {"id": 1, "similarity": 0.2, "caption": "c"},
+            "no row",
+            {**row, "url": "http://a.com/1", "similarity": None},
+        ]
+        return [] if number % 2 else rows
+
+    async def fault(text, nth):
+        rows = answer(text)
+        return None if rows is None else web.json_response(rows)
+
+    with serve(fault) as service:
+        manifest = run(run_url, service)
+    assert stage.describe(manifest) == (
+        "0 rows for 0 of 60 places from 60 answers; 150 of 150 rows received left out: URL is null (60), "
+        "no URL (30), no similarity (30), 1 other reason (30)"
+    )
+
+    async def nothing(text, nth):
+        return None if hash_of(text) < 0 else web.json_response([]) if hash_of(text) else web.Response(status=400)
+
+    with serve(nothing) as service:
+        manifest = run(run_url, service, digit="e", max_failures=0.5)
+    assert stage.describe(manifest) == (
+        "0 rows for 0 of 60 places from 59 answers that hold no row; 1 place failed: http 400 (1)"
+    )
+
+
 def test_failed_places_are_tried_again_and_leave_no_trace(undisturbed, run_url):
     async def fault(text, nth):
         return web.Response(status=500) if hash_of(text) % 5 == 0 and nth == 1 else None
@@ -89,7 +125,9 @@ def test_too_many_failures_stop_the_stage_and_the_next_run_asks_only_for_those(u
         return web.Response(status=500) if hash_of(text) % 10 == 3 else None
 
     with serve(broken) as service:
-        with pytest.raises(StageError, match=r"6 of 60 places failed \(http 500: 6; listed in .*failures\.parquet\)"):
+        with pytest.raises(
+            StageError, match=r"6 of 60 places failed \(http 500 \(6\); listed in .*failures\.parquet\)"
+        ):
             run(run_url, service, digit="f")
         failures = pq.read_table(Path(run_url, "matches/failures.parquet"))
         assert failures.schema.equals(tables.FAILURES)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, shuffle, tables
+from geo_subset import cluster, progress, shuffle, tables, wording
 from geo_subset.errors import StageError
 from geo_subset.inputs import InputFile
 from geo_subset.manifests import Manifest, Record
@@ -32,6 +32,14 @@ from geo_subset.settings import CaptionsSettings, Settings
 #: How many of a place's images there were before the cap: what balancing a training set needs.
 COUNTS = pa.schema([pa.field("place_id", pa.string()), pa.field("matches", pa.int64()), pa.field("rows", pa.int64())])
 _MAP, _COUNTS, _NAMES = "map", "counts", "names"
+#: Counters of mentions that make no row -> why.
+_LEFT_OUT = {
+    "mentions_context": "says only where a finer place is",
+    "mentions_in_a_region_name": "part of a region's name",
+    "matches_null_url": "no URL",
+    "matches_same_url": "same URL again",
+    "matches_over_num_images": "more than num_images",
+}
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,19 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
 def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
+    least = next((unit.extra["min_confidence"] for unit in manifest.units if "min_confidence" in unit.extra), None)
+    unsure = "less sure than min_confidence" + ("" if least is None else f" = {least:g}")
+    mentions, null = count.get("mentions", 0), count.get("captions_null", 0)
+    captions = wording.counted(count["captions"], "caption") + (f" ({null:,} of them null)" if null else "")
+    malformed = wording.chosen(count, {"rows_malformed": "malformed"})
+    all_refused = count.get("mentions_refused") and not count["rows"]
+    hint = "; a lower retrieve.captions.min_confidence may accept some" if all_refused else ""
     return (
-        f"{count['rows']:,} rows for {count['places_with_images']:,} of {count['places']:,} places from "
-        f"{count['captions']:,} captions"
+        f"{wording.counted(count['rows'], 'row')} for {count['places_with_images']:,} of "
+        f"{wording.counted(count['places'], 'place')} from {captions} with "
+        f"{wording.counted(mentions, 'mention')} of places"
+        f"{wording.because('left out', wording.chosen(count, {'mentions_refused': unsure, **_LEFT_OUT}), 'mention')}"
+        f"{wording.because('of the files left out', malformed, 'row')}{hint}"
     )
 
 
@@ -181,7 +199,7 @@ def _reduce(partition: int, job: Job) -> Record:
         job.folder.write_table(matches, f"part-{partition:06d}-{job.folder.tag}.parquet"),
         job.folder.write_table(before, f"counts-{partition:06d}-{job.folder.tag}.parquet"),
     ]
-    return job.folder.record(_unit(partition), entries, dict(counters))
+    return job.folder.record(_unit(partition), entries, dict(counters), min_confidence=job.captions.min_confidence)
 
 
 def _partition(job: Job, name: str, partition: int) -> Iterator[pa.Table]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from geo_subset import cluster, progress, workers
+from geo_subset import cluster, progress, wording, workers
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.progress import log
@@ -23,6 +23,15 @@ from geo_subset.retrieve.embeddings.passes import Job
 from geo_subset.retrieve.embeddings.sources import Source
 from geo_subset.runfolder import StageFolder
 from geo_subset.settings import EmbeddingsSettings, Settings
+
+#: Counters of vectors that are not searched, and of images that are found and left out -> why. More are looked for than
+#: are wanted, so that others can take the place of these: those beyond num_images are not told.
+_NOT_SEARCHED = {"vectors_without_url": "no URL", "vectors_zero": "all zero", "vectors_not_finite": "not finite"}
+_LEFT_OUT = {
+    "matches_near_duplicate": "near-duplicate of a better one",
+    "matches_same_url": "same URL as a better one",
+    "matches_without_url": "no URL",
+}
 
 
 def content(settings: Settings) -> Any:
@@ -198,8 +207,10 @@ def describe(manifest: Manifest) -> str:
     """One line for the user about a finished stage."""
     count = manifest.counters
     return (
-        f"{count['rows']:,} rows for {count['places_with_images']:,} of {count['places']:,} places from "
-        f"{count['vectors']:,} vectors"
+        f"{wording.counted(count['rows'], 'row')} for {count['places_with_images']:,} of "
+        f"{wording.counted(count['places'], 'place')} from {wording.counted(count['vectors'], 'vector')}"
+        f"{wording.because('not searched', wording.chosen(count, _NOT_SEARCHED), 'vector')}"
+        f"{wording.because('found and left out', wording.chosen(count, _LEFT_OUT), 'image')}"
     )
 
 

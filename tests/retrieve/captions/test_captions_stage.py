@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,20 @@ def test_matches_of_every_file_by_place(ray_session, run_url, metadata):
     assert sum(counts["rows"].to_pylist()) == counters["rows"]
     assert not Path(run_url, "matches", "_scan").exists()
     assert "captions" in stage.describe(manifest)
+
+
+def test_the_line_says_why_there_are_no_rows(ray_session, run_url, tmp_path):
+    (tmp_path / "unsure.csv").write_text("url,caption\n" + "http://x/1,Springfield and his friends\n" * 10)
+    manifest = run(run_url, tmp_path / "unsure.csv", min_confidence=0.9)
+    assert re.fullmatch(
+        r"0 rows for 0 of 21 places from 10 captions with 10 mentions of places; 10 mentions left out: less sure than "
+        r"min_confidence = 0\.9 \(10\); a lower retrieve\.captions\.min_confidence may accept some",
+        stage.describe(manifest),
+    ), stage.describe(manifest)
+    none = pa.table({"url": ["http://x/1"] * 10, "caption": ["a white shirt", None] * 5})
+    pq.write_table(none, tmp_path / "none.parquet")
+    said = stage.describe(run(run_url, tmp_path / "none.parquet", "e"))
+    assert said == "0 rows for 0 of 21 places from 10 captions (5 of them null) with 0 mentions of places"
 
 
 def test_neither_workers_nor_the_order_of_files_change_a_byte(ray_session, run_url, tmp_path):

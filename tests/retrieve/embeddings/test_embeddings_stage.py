@@ -96,7 +96,10 @@ def test_all_of_the_nearest_in_order(ray_session, small_plan, images, run_url, q
     assert (counters["places"], counters["places_with_images"]) == (PLACES, PLACES)
     assert len(manifest.paths()) > 2
     assert not Path(run_url, "matches", "_scan").exists()
-    assert stage.describe(manifest) == "750 rows for 25 of 25 places from 2,000 vectors"
+    assert stage.describe(manifest) == (
+        "750 rows for 25 of 25 places from 2,000 vectors; 4 vectors not searched: no URL (2), all zero (1), "
+        "not finite (1)"
+    )
 
 
 def test_near_duplicates_make_room(ray_session, small_plan, images, run_url, queries):
