@@ -16,7 +16,7 @@ FLOORS = [
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
-    {"workers", "lease"},
+    {"workers", "lease", "conditions"},
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
     {"metrics"},
     {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
