@@ -16,7 +16,7 @@ FLOORS = [
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
-    {"workers", "lease", "conditions"},
+    {"workers", "lease", "conditions", "local_ray"},
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
     {"metrics"},
     {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
