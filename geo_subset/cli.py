@@ -7,13 +7,16 @@ import logging
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from geo_subset import __version__, stopping
+from geo_subset.credentials import redact_text
 from geo_subset.errors import GeoSubsetError, StageError
 
 if TYPE_CHECKING:
@@ -31,10 +34,12 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status. Expected errors are shown as one line."""
     stopping.on_signals()
+    sys.excepthook = _crashed
     words = sys.argv[1:] if arguments is None else arguments
     try:
         commands.main(words, prog_name="geo-subset", standalone_mode=False)
     except click.ClickException as error:
+        error.message = redact_text(error.message)
         error.show()
         return error.exit_code
     except GeoSubsetError as error:
@@ -43,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         from geo_subset.runfolder import in_ray_job
 
-        again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(words)}"
+        again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(map(redact_text, words))}"
         _ended("stopped", f"\nstopped; what is done is kept. To go on: {again}")
         return INTERRUPTED
     except Exception as error:
@@ -55,6 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _say(text: str, err: bool = False) -> None:
+    """Prints a line, without the credentials of URLs."""
+    click.echo(redact_text(text), err=err)
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's last words about a bug of ours, likewise."""
+    _say("".join(traceback.format_exception(kind, error, trace)), err=True)
+
+
 def _ended(how: str, message: str) -> None:
     """Tells why a command ends, in the form of its log."""
     from geo_subset import events
@@ -63,7 +78,7 @@ def _ended(how: str, message: str) -> None:
         events.set_up_logging()  # it may have ended before its log began
         events.event(how, message, level=logging.ERROR)
     else:
-        click.echo(message, err=True)
+        _say(message, err=True)
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +112,7 @@ def _stage_command(name: str, last: str, help_text: str) -> None:
         loaded = settings.load(run_file, overrides)
         results = pipeline.run(loaded, last, address)
         if all(result.skipped for result in results):
-            click.echo("nothing to do: every stage is done already")
+            _say("nothing to do: every stage is done already")
         _where(loaded.run, last)
 
 
@@ -124,10 +139,10 @@ def places(run_file: Path, overrides: tuple[str, ...], address: str | None, prev
         folder = runfolder.StageFolder(runfolder.open_run(loaded.run), "places", result.manifest.fingerprint)
         with folder.local([FILE]) as (file,):
             for line in look.lines(file, result.manifest.counters, preview):
-                click.echo(line)
+                _say(line)
         return
     if result.skipped:
-        click.echo("nothing to do: every stage is done already")
+        _say("nothing to do: every stage is done already")
     _where(loaded.run, "places")
 
 
@@ -153,7 +168,7 @@ def plan(
     counted = costs.counted(runfolder.StageFolder(runfolder.open_run(loaded.run), "places", fingerprint), FILE)
     amounts = list(costs.amounts(*counted, loaded, rates))
     for line in costs.lines(amounts, rates):
-        click.echo(line)
+        _say(line)
 
 
 _stage_command("retrieve", "retrieve", "Images for every place, and what it needs before it.")
@@ -189,7 +204,7 @@ def download(
     if retry_failed:
         _retry_failed(loaded, results[-1].manifest, reason, address)
     elif all(result.skipped for result in results):
-        click.echo("nothing to do: every stage is done already")
+        _say("nothing to do: every stage is done already")
     _where(loaded.run, "download")
 
 
@@ -203,10 +218,10 @@ def _retry_failed(loaded: Settings, manifest: Manifest, reason: str | None, addr
         nodes.check()
         after = stage.retry_failed(loaded, folder, reason)
     if after is None:
-        click.echo("nothing to try again: no image failed for such a reason")
+        _say("nothing to try again: no image failed for such a reason")
         return
     more = after.counters["succeeded"] - manifest.counters["succeeded"]
-    click.echo(f"{more:,} more images; now {stage.describe(after)}")
+    _say(f"{more:,} more images; now {stage.describe(after)}")
 
 
 _stage_command("report", "report", "Numbers, plots and contact sheets, and what they need before them.")
@@ -226,7 +241,7 @@ def status(run_file: Path, overrides: tuple[str, ...], address: str | None, as_j
     held_by = lease.holder(runfolder.open_run(loaded.run))
     dead = held_by is not None and lease.lives(held_by) is False
     stages = shown.tree(dict(pipeline.status(loaded)), None if dead else held_by)
-    click.echo(json.dumps(stages, indent=1) if as_json else "\n".join(shown.lines(stages)))
+    _say(json.dumps(stages, indent=1) if as_json else "\n".join(shown.lines(stages)))
 
 
 @commands.command()
@@ -245,10 +260,10 @@ def verify(run_file: Path, overrides: tuple[str, ...], address: str | None) -> N
         report = verification.run(plan, loaded)
     shown = report.problems[:_PROBLEMS_SHOWN]
     for line in shown:
-        click.echo(line)
+        _say(line)
     if report.problem_count > len(shown):
-        click.echo(f"... and {report.problem_count - len(shown):,} more")
-    click.echo(
+        _say(f"... and {report.problem_count - len(shown):,} more")
+    _say(
         f"{report.shards:,} shards, {report.samples:,} samples, {report.images:,} images, "
         f"{report.bytes:,} bytes re-read in {report.seconds:.1f} s: "
         + (f"{report.problem_count:,} problems" if report.problem_count else "all as recorded")
@@ -288,20 +303,20 @@ def demo(
     run_url = runfolder.open_run(loaded.run)
     truth = launch.truth_share(world, run_url)
     if all(result.skipped for result in results.values()):
-        click.echo("nothing to do: every stage is done already")
+        _say("nothing to do: every stage is done already")
     counters = {name: result.manifest.counters for name, result in results.items()}
     tars = sum(entry.path.endswith(".tar") for entry in results["download"].manifest.files)
-    click.echo(
+    _say(
         f"\n{counters['retrieve']['places']:,} places, {counters['retrieve'].get('rows', 0):,} rows, "
         f"{counters['merge']['samples']:,} distinct images, {counters['download'].get('succeeded', 0):,} downloaded "
         f"into {tars} shards"
     )
     if truth is not None:
-        click.echo(truth.sentence())
-    click.echo(f"shards:   {run_url}/shards")
-    click.echo(f"report:   {run_url}/report/index.html")
-    click.echo(f"run file: {run_file}")
-    click.echo(
+        _say(truth.sentence())
+    _say(f"shards:   {run_url}/shards")
+    _say(f"report:   {run_url}/report/index.html")
+    _say(f"run file: {run_file}")
+    _say(
         f"Next, for your own places: write them one a line into places.txt, fill in {launch.write_next_steps(out)}\n"
         "(it tells where), and run it: geo-subset run my_places.toml"
     )
@@ -312,7 +327,7 @@ def _where(run: str, last: str) -> None:
 
     url = runfolder.open_run(run)
     folder = runfolder.STAGES[last][0]
-    click.echo(f"{url}/{folder}" + ("/index.html" if last == "report" else ""))
+    _say(f"{url}/{folder}" + ("/index.html" if last == "report" else ""))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
         with _joined(where, {**options, **private, "object_store_memory": 256 << 20}):
             cpus = float(ray.cluster_resources().get("CPU", 0))
             if settings.cpus_per_worker > cpus:
-                raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
+                raise SettingsError(
+                    f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}"
+                )
             metrics.export(False)
             yield
 

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from geo_subset import stopping, storage
+from geo_subset.credentials import redact_text
 from geo_subset.errors import FolderNotSharedError, SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.progress import log
 
@@ -298,7 +299,7 @@ def _myself() -> Holder:
         machine=_machine(),
         pid=pid,
         started=started,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join(map(redact_text, [Path(sys.argv[0]).name, *sys.argv[1:]])),
         job=_ray_job(),
         since=datetime.now(timezone.utc).isoformat(sep=" ", timespec="seconds"),
     )

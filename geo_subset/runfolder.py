@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from geo_subset import manifests, stopping, storage, tables, work
+from geo_subset.credentials import lacking
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.manifests import FileEntry, Manifest, Progress, Record, add_counters, add_usage, digest_of, versions
 
@@ -66,6 +67,8 @@ def fingerprint(stage: str, content: Any, before: Manifest | None, inputs: Itera
 
 def file_digest(path: str) -> str:
     """SHA-256 of a file's content (local path or fsspec URL). Raises SettingsError if it cannot be read."""
+    if missing := lacking(path):
+        raise SettingsError(f"{path} cannot be read: {missing}")
     try:
         with fsspec.open(path, "rb") as stream:
             return storage.sha256(stream)
@@ -373,6 +376,8 @@ def open_run(run: str, run_toml: str | None = None) -> str:
     Raises SettingsError: no such file system, the folder cannot be written to, or would not outlive a Ray job. Raises
     StorageFullError.
     """
+    if missing := lacking(run):
+        raise SettingsError(f"run = {run!r}: {missing}")
     if run.startswith("memory:"):
         raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
     if in_ray_job() and not re.match(r"[/~]|[a-z0-9]+:", run):

@@ -20,6 +20,7 @@ FLOORS = [
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after"},
     {"metrics"},
     {"manifests", "events", "errors", "stopping", "complaints", "compiled", "intrinsics", ""},
+    {"credentials"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -85,9 +85,7 @@ def opened(run_url: str) -> Iterator[Database]:
             "downloads": ("download", manifests["download"].paths("_index"), _DOWNLOADS),
             "images": ("download", shards, _IMAGES),
         }
-        local = {
-            view: stack.enter_context(folders[stage].local(files)) for view, (stage, files, _) in wanted.items()
-        }
+        local = {view: stack.enter_context(folders[stage].local(files)) for view, (stage, files, _) in wanted.items()}
         connection = stack.enter_context(
             storage.database(
                 MEMORY_LIMIT, 2, list(itertools.chain.from_iterable(local.values())),

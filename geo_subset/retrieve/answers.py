@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from geo_subset.credentials import redact_text
 from geo_subset.retry_after import seconds
 from geo_subset.tables import SOURCE_FIELDS
 
@@ -40,6 +41,7 @@ class AnswerError(Exception):
     """An answer that is no list of rows. `passing`: the same request may succeed later, or at another backend."""
 
     def __init__(self, reason: str, detail: str = "", passing: bool = False, retry_after: float = 0.0) -> None:
+        detail = redact_text(detail)  # a server may repeat what it was sent
         super().__init__(reason, detail, passing, retry_after)
         self.reason, self.detail, self.passing, self.retry_after = reason, detail, passing, retry_after
 

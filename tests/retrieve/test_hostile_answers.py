@@ -206,7 +206,11 @@ for name, make in bodies.items():
 def test_judging_sixty_megabytes_takes_a_second_at_most_and_little_more_memory_than_it_came_in():
     path = os.pathsep.join([os.path.dirname(os.path.dirname(__file__)), *filter(None, sys.path)])
     ended = subprocess.run(
-        [sys.executable, "-c", COSTS], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", COSTS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
     costs = [json.loads(line) for line in ended.stdout.splitlines()]
     print(ended.stdout)
