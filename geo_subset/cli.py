@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -39,8 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         commands.main(words, prog_name="geo-subset", standalone_mode=False)
     except click.ClickException as error:
-        error.message = redact_text(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _say(shown.getvalue().rstrip(), err=True)
         return error.exit_code
     except GeoSubsetError as error:
         _ended("failed", f"geo-subset: {error}")

@@ -72,16 +72,14 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
             yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with local_ray.private() as private:
-        # Results stay on storage, so the object store only carries arguments.
-        with _joined(where, {**options, **private, "object_store_memory": 256 << 20}):
-            cpus = float(ray.cluster_resources().get("CPU", 0))
-            if settings.cpus_per_worker > cpus:
-                raise SettingsError(
-                    f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}"
-                )
-            metrics.export(False)
-            yield
+    # Results stay on storage, so the object store only carries arguments.
+    options["object_store_memory"] = 256 << 20
+    with local_ray.private() as private, _joined(where, options | private):
+        cpus = float(ray.cluster_resources().get("CPU", 0))
+        if settings.cpus_per_worker > cpus:
+            raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
+        metrics.export(False)
+        yield
 
 
 @contextlib.contextmanager

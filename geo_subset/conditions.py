@@ -27,23 +27,22 @@ _KINDS = {
     "TYPE",
 }  # fmt: skip
 #: What a condition may call, operators included. None repeats or replaces text, as nested ones would fill the memory.
-FUNCTIONS = frozenset(
-    """
-    + - * / // % ^ ** & | ~ || ~~ !~~ ~~* !~~* ~~~ ^@ << >> @ && @> <@
-    abs acos array_contains array_has array_has_all array_has_any array_length array_position array_slice ascii asin
-    atan atan2 bit_count cardinality cbrt ceil ceiling char_length character_length concat concat_ws constant_or_null
-    contains cos cot degrees divide ends_with even exp floor fmod fdiv greatest ilike_escape instr isfinite isinf
-    isnan jaccard lcase least left left_grapheme len length length_grapheme like_escape 
-    list_avg list_contains list_count list_distinct list_element list_extract list_has list_has_all list_has_any
-    list_indexof list_intersect list_max list_mean list_median list_min list_position list_product list_slice
-    list_sort list_sum list_unique list_value list_first list_last len_grapheme ln log log10 log2 lower ltrim md5
-    mod multiply nfc_normalize nextafter not_ilike_escape not_like_escape nullif ord pi position pow power prefix
-    radians regexp_escape regexp_extract regexp_extract_all regexp_full_match regexp_matches regexp_split_to_array
-    reverse right right_grapheme round round_even row rtrim sha256 sign signbit sin split split_part sqrt starts_with
-    str_split str_split_regex string_split string_split_regex string_to_array strip_accents strlen strpos substr
-    substring substring_grapheme subtract suffix tan trim trunc ucase unicode upper url_decode xor
-    """.split()
+_FUNCTIONS = (
+    "+ - * / // % ^ ** & | ~ || ~~ !~~ ~~* !~~* ~~~ ^@ << >> @ && @> <@ abs acos array_contains array_has "
+    "array_has_all array_has_any array_length array_position array_slice ascii asin atan atan2 bit_count "
+    "cardinality cbrt ceil ceiling char_length character_length concat concat_ws constant_or_null contains cos cot "
+    "degrees divide ends_with even exp floor fmod fdiv greatest ilike_escape instr isfinite isinf isnan jaccard "
+    "lcase least left left_grapheme len length length_grapheme like_escape list_avg list_contains list_count "
+    "list_distinct list_element list_extract list_has list_has_all list_has_any list_indexof list_intersect "
+    "list_max list_median list_min list_position list_product list_slice list_sort list_sum list_unique "
+    "list_value list_first list_last ln log log10 log2 lower ltrim md5 mod multiply nfc_normalize "
+    "nextafter not_ilike_escape not_like_escape nullif ord pi position pow power prefix radians regexp_escape "
+    "regexp_extract regexp_extract_all regexp_full_match regexp_matches regexp_split_to_array reverse right "
+    "right_grapheme round round_even row rtrim sha256 sign signbit sin split split_part sqrt starts_with str_split "
+    "str_split_regex string_split string_split_regex string_to_array strip_accents strlen strpos substr substring "
+    "substring_grapheme subtract suffix tan trim trunc ucase unicode upper url_decode xor "
 )
+FUNCTIONS = frozenset(_FUNCTIONS.split())
 _PLACES_IN_TEXT = ("query_location", "query_location_length")
 
 

@@ -66,7 +66,9 @@ def test_what_holds_no_credentials_stays_as_it_is(url):
     assert credentials.redact_settings([url]) == [url]
 
 
-_secret = st.text(st.sampled_from("abcXYZ0189-._~!$&'()*+,;=%"), min_size=8, max_size=20).map(lambda text: f"Zq{text}qZ")
+_secret = st.text(st.sampled_from("abcXYZ0189-._~!$&'()*+,;=%"), min_size=8, max_size=20).map(
+    lambda text: f"Zq{text}qZ"
+)
 _name = st.sampled_from(["token", "X-Amz-Signature", "sig", "api_key", "password", "access_token", "Signature"])
 
 
@@ -160,6 +162,10 @@ def test_a_lease_tells_no_password(tmp_path, monkeypatch):
     with lease.held(str(tmp_path / "run")):
         assert PASSWORD not in (tmp_path / "run" / lease.FILE).read_text()
         assert "clip-service.url=https://***@h" in str(lease.holder(str(tmp_path / "run")))
+
+
+#: No network is looked for.
+S3 = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
 
 
 class Door(http.server.ThreadingHTTPServer):
@@ -285,4 +291,4 @@ def test_what_is_planted_in_a_signed_url_is_found_nowhere(tmp_path, door):
     gone = f"{signed.replace('captions.tsv', 'gone.tsv')}"
     _run(tmp_path, "retrieve", "my.toml", f"--set=retrieve.captions.path={gone}", wanted=2)
     _run(tmp_path, "retrieve", "my.toml", f"--set=run=ftp://joe:{PASSWORD}@127.0.0.1:1/x", wanted=2)
-    _run(tmp_path, "retrieve", "my.toml", f"--set=run=s3://joe:{PASSWORD}@bucket/x", wanted=2)
+    _run(tmp_path, "retrieve", "my.toml", f"--set=run=s3://joe:{PASSWORD}@bucket/x", wanted=2, **S3)
