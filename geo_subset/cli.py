@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from geo_subset import __version__, stopping
+from geo_subset.credentials import redact_text
 from geo_subset.errors import GeoSubsetError, StageError, TooFewImagesError
 
 if TYPE_CHECKING:
@@ -31,11 +35,14 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status. Expected errors are shown as one line."""
     stopping.on_signals()
+    sys.excepthook = _crashed
     words = sys.argv[1:] if arguments is None else arguments
     try:
         commands.main(words, prog_name="geo-subset", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        _say(shown.getvalue().rstrip(), err=True)
         return error.exit_code
     except GeoSubsetError as error:
         _ended("failed", f"geo-subset: {error}")
@@ -43,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         from geo_subset.ownership import in_ray_job
 
-        again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(words)}"
+        again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(map(redact_text, words))}"
         _ended("stopped", f"\nstopped; what is done is kept. To go on: {again}")
         return INTERRUPTED
     except Exception as error:
@@ -55,6 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _say(text: str, err: bool = False) -> None:
+    """Prints a line, without the credentials of URLs."""
+    click.echo(redact_text(text), err=err)
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's last words about a bug of ours, likewise."""
+    _say("".join(traceback.format_exception(kind, error, trace)), err=True)
+
+
 def _ended(how: str, message: str) -> None:
     """Tells why a command ends, in the form of its log."""
     from geo_subset import events
@@ -64,7 +81,7 @@ def _ended(how: str, message: str) -> None:
         events.event(how, message, level=logging.ERROR)
     else:
         with contextlib.suppress(OSError):  # the terminal may have gone
-            click.echo(message, err=True)
+            _say(message, err=True)
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +115,7 @@ def _stage_command(name: str, last: str, help_text: str) -> None:
         loaded = settings.load(run_file, overrides, last)
         results = pipeline.run(loaded, last, address)
         if all(result.skipped for result in results):
-            click.echo("nothing to do: every stage is done already")
+            _say("nothing to do: every stage is done already")
         _where(loaded.run, last)
 
 
@@ -125,10 +142,10 @@ def places(run_file: Path, overrides: tuple[str, ...], address: str | None, prev
         folder = runfolder.StageFolder(ownership.open_run(loaded.run), "places", result.manifest.fingerprint)
         with folder.local([FILE]) as (file,):
             for line in look.lines(file, result.manifest.counters, preview):
-                click.echo(line)
+                _say(line)
         return
     if result.skipped:
-        click.echo("nothing to do: every stage is done already")
+        _say("nothing to do: every stage is done already")
     _where(loaded.run, "places")
 
 
@@ -154,7 +171,7 @@ def plan(
     counted = costs.counted(runfolder.StageFolder(ownership.open_run(loaded.run), "places", fingerprint), FILE)
     amounts = list(costs.amounts(*counted, loaded, rates))
     for line in costs.lines(amounts, rates):
-        click.echo(line)
+        _say(line)
 
 
 _stage_command("retrieve", "retrieve", "Images for every place, and what it needs before it.")
@@ -198,7 +215,7 @@ def download(
         if not _retry_failed(loaded, fingerprint, succeeded, reason, address) and too_few is not None:
             raise too_few
     elif all(result.skipped for result in results):
-        click.echo("nothing to do: every stage is done already")
+        _say("nothing to do: every stage is done already")
     _where(loaded.run, "download")
 
 
@@ -213,10 +230,10 @@ def _retry_failed(loaded: Settings, fingerprint: str, succeeded: int, reason: st
         nodes.check()
         after = stage.retry_failed(loaded, folder, reason)
     if after is None:
-        click.echo("nothing to try again: no image failed for such a reason")
+        _say("nothing to try again: no image failed for such a reason")
         return False
     more = after.counters["succeeded"] - succeeded
-    click.echo(f"{more:,} more images; now {stage.describe(after)}")
+    _say(f"{more:,} more images; now {stage.describe(after)}")
     return True
 
 
@@ -241,7 +258,7 @@ def report(run: str, overrides: tuple[str, ...], address: str | None) -> None:
         loaded = settings.load(run, overrides)
     results = pipeline.run(loaded, "report", address, as_made=of_folder)
     if all(result.skipped for result in results):
-        click.echo("nothing to do: every stage is done already")
+        _say("nothing to do: every stage is done already")
     _where(loaded.run, "report")
 
 
@@ -261,12 +278,12 @@ def status(run: str, overrides: tuple[str, ...], address: str | None, as_json: b
     dead = held_by is not None and lease.lives(held_by) is False
     stages = shown.tree(dict(pipeline.status(looked.settings)), None if dead else held_by, superseding.apart(run_url))
     if as_json:
-        click.echo(json.dumps(stages, indent=1))
+        _say(json.dumps(stages, indent=1))
         return
     for line in shown.lines(stages):
-        click.echo(line)
+        _say(line)
     if looked.differences:
-        click.echo(f"the run was made with other settings than {run} has now: {'; '.join(looked.differences)}")
+        _say(f"the run was made with other settings than {run} has now: {'; '.join(looked.differences)}")
 
 
 @commands.command()
@@ -288,10 +305,10 @@ def verify(run: str, overrides: tuple[str, ...], address: str | None) -> None:
         report = verification.run(plan, loaded)
     shown = report.problems[:_PROBLEMS_SHOWN]
     for line in shown:
-        click.echo(line)
+        _say(line)
     if report.problem_count > len(shown):
-        click.echo(f"... and {report.problem_count - len(shown):,} more")
-    click.echo(
+        _say(f"... and {report.problem_count - len(shown):,} more")
+    _say(
         f"{report.shards:,} shards, {report.samples:,} samples, {report.images:,} images, "
         f"{report.bytes:,} bytes re-read in {report.seconds:.1f} s: "
         + (f"{report.problem_count:,} problems" if report.problem_count else "all as recorded")
@@ -318,17 +335,17 @@ def clean(run: str, overrides: tuple[str, ...], address: str | None, yes: bool) 
     with lease.held(run_url):
         found = list(superseding.apart(run_url))
         if not found:
-            click.echo("nothing to free: no result is superseded")
+            _say("nothing to free: no result is superseded")
             return
         for each in found:
-            click.echo(shown.superseded_line(each))
+            _say(shown.superseded_line(each))
         freed = f"{sum(each.bytes for each in found) / 1e6:,.1f} MB in {sum(len(each.files) for each in found):,} files"
         if not yes and not _confirmed(f"Remove {freed}?"):
-            click.echo("nothing was removed")
+            _say("nothing was removed")
             return
         for each in found:
             superseding.remove(each)
-        click.echo(f"freed {freed}")
+        _say(f"freed {freed}")
 
 
 def _confirmed(question: str) -> bool:
@@ -372,20 +389,20 @@ def demo(
     run_url = ownership.open_run(loaded.run)
     truth = launch.truth_share(world, run_url)
     if all(result.skipped for result in results.values()):
-        click.echo("nothing to do: every stage is done already")
+        _say("nothing to do: every stage is done already")
     counters = {name: result.manifest.counters for name, result in results.items()}
     tars = sum(entry.path.endswith(".tar") for entry in results["download"].manifest.files)
-    click.echo(
+    _say(
         f"\n{counters['retrieve']['places']:,} places, {counters['retrieve'].get('rows', 0):,} rows, "
         f"{counters['merge']['samples']:,} distinct images, {counters['download'].get('succeeded', 0):,} downloaded "
         f"into {tars} shards"
     )
     if truth is not None:
-        click.echo(truth.sentence())
-    click.echo(f"shards:   {run_url}/shards")
-    click.echo(f"report:   {run_url}/report/index.html")
-    click.echo(f"run file: {run_file}")
-    click.echo(
+        _say(truth.sentence())
+    _say(f"shards:   {run_url}/shards")
+    _say(f"report:   {run_url}/report/index.html")
+    _say(f"run file: {run_file}")
+    _say(
         f"Next, for your own places: write them one a line into places.txt, fill in {launch.write_next_steps(out)}\n"
         "(it tells where), and run it: geo-subset run my_places.toml"
     )
@@ -396,7 +413,7 @@ def _where(run: str, last: str) -> None:
 
     url = ownership.open_run(run)
     folder = layout.STAGES[last][0]
-    click.echo(f"{url}/{folder}" + ("/index.html" if last == "report" else ""))
+    _say(f"{url}/{folder}" + ("/index.html" if last == "report" else ""))
 
 
 if __name__ == "__main__":

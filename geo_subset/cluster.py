@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import ray
 from ray import exceptions
 
-from geo_subset import driver, events, metrics, stopping, work
+from geo_subset import driver, events, local_ray, metrics, stopping, work
 from geo_subset.errors import GeoSubsetError, SettingsError, StopRunError
 from geo_subset.manifests import Record
 from geo_subset.workers import GIB, Actors, Tasks, Workers
@@ -66,10 +66,24 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     # An early end leaves outcomes unread; what was wrong is told in our own words.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if where == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Results stay on storage, so the object store only carries arguments.
-        options |= {"include_dashboard": False, "object_store_memory": 256 << 20}
+    if where != "local":
+        with _joined(where, options):
+            metrics.export(True)
+            yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Results stay on storage, so the object store only carries arguments.
+    options["object_store_memory"] = 256 << 20
+    with local_ray.private() as private, _joined(where, options | private):
+        cpus = float(ray.cluster_resources().get("CPU", 0))
+        if settings.cpus_per_worker > cpus:
+            raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
+        metrics.export(False)
+        yield
+
+
+@contextlib.contextmanager
+def _joined(where: str, options: dict[str, Any]) -> Iterator[None]:
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(where, **options)
@@ -80,10 +94,6 @@ def connect(settings: ClusterSettings, address: str | None = None) -> Iterator[N
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put a handler of its own in its place
     try:
-        cpus = float(ray.cluster_resources().get("CPU", 0))
-        if where == "local" and settings.cpus_per_worker > cpus:
-            raise SettingsError(f"cluster.cpus_per_worker = {settings.cpus_per_worker:g}: this machine has {cpus:g}")
-        metrics.export(where != "local")
         yield
     finally:
         metrics.export(False)

@@ -16,11 +16,18 @@ from __future__ import annotations
 
 import errno
 
+from geo_subset.credentials import redact_text
+
 
 class GeoSubsetError(Exception):
-    """Base of every error whose message is meant for the user; shown as one line, without a traceback."""
+    """Base of every error whose message is meant for the user; shown as one line, without a traceback.
+
+    Credentials of URLs in it are hidden."""
 
     exit_status = 1
+
+    def __init__(self, *told: str) -> None:
+        super().__init__(*map(redact_text, told))
 
 
 class SettingsError(GeoSubsetError):

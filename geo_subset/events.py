@@ -20,6 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from geo_subset.credentials import redact_all, redact_text
+
 log = logging.getLogger("geo_subset")
 #: Environment variable: 'json' makes the log on stderr one JSON object a line.
 VARIABLE = "GEO_SUBSET_LOG"
@@ -101,6 +103,19 @@ def tell(told: Kept, **fields: Any) -> None:
         event("more events", f"{told.more:,} more messages are left out" if said else "", more=told.more, **fields)
 
 
+class _WithoutCredentials(logging.Filter):
+    """Whoever logs: no handler sees the credentials of URLs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact_text(record.getMessage()), None
+        if hasattr(record, "fields"):
+            record.fields = redact_all(record.fields)
+        return True
+
+
+log.addFilter(_WithoutCredentials())
+
+
 class _Keeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +145,7 @@ class _AboveBar(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage():
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(redact_text(self.format(record)), file=sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -139,11 +154,11 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         tree: dict[str, Any] = {"time": time, "level": record.levelname.lower()}
-        tree |= {"event": getattr(record, "event", "message"), **_about}
+        tree |= {"event": getattr(record, "event", "message"), **redact_all(_about)}
         if message := " ".join(record.getMessage().split()):
             tree["message"] = message
         if record.exc_info:
-            tree["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+            tree["traceback"] = redact_text("".join(traceback.format_exception(*record.exc_info)))
         tree |= {name: value for name, value in getattr(record, "fields", {}).items() if value is not None}
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             sys.stderr.write(json.dumps(tree, ensure_ascii=False, default=str) + "\n")

@@ -9,7 +9,9 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import infer_compression
 
+from geo_subset import credentials
 from geo_subset.errors import SettingsError
 
 
@@ -30,9 +32,13 @@ def find(key: str, paths: Iterable[str], endings: Sequence[str]) -> list[InputFi
     """
     found: dict[str, InputFile] = {}
     for path in paths:
+        if missing := credentials.lacking(path):
+            raise SettingsError(f"{key} = {path!r}: {missing}")
         try:
             fs, root = fsspec.core.url_to_fs(path)
-            if any(sign in root for sign in "*?[") and not fs.exists(root):
+            if _is_page(fs, root, endings):
+                listed = None
+            elif any(sign in root for sign in "*?[") and not fs.exists(root):
                 listed = fs.glob(root, detail=True)
             elif fs.isdir(root):
                 listed = fs.find(root, detail=True)
@@ -52,6 +58,21 @@ def find(key: str, paths: Iterable[str], endings: Sequence[str]) -> list[InputFi
             url = name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name)
             found.setdefault(url, InputFile(url, int(infos[name]["size"]), _version(infos[name])))
     return list(found.values())
+
+
+def plain_name(url: str) -> str:
+    """A file's path or URL without the query that a web server's may have: its ending tells what it holds."""
+    return url.partition("?")[0] if url.lower().startswith(("http://", "https://")) else url
+
+
+def compression(url: str) -> str | None:
+    """How a file is compressed, by its name."""
+    return infer_compression(plain_name(url))  # type: ignore[no-any-return]
+
+
+def _is_page(fs: Any, url: str, endings: Sequence[str]) -> bool:
+    """Whether a web server's file is meant: one that holds links would else be taken for a folder of them."""
+    return "http" in fs.protocol and plain_name(url).lower().endswith(tuple(endings))
 
 
 def _wanted(root: str, listed: dict[str, Any], endings: Sequence[str]) -> dict[str, Any]:

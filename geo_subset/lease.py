@@ -38,6 +38,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from geo_subset import layout, manifests, stopping, storage
+from geo_subset.credentials import redact_text
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 from geo_subset.progress import log
 
@@ -257,7 +258,7 @@ def _myself() -> Holder:
         machine=_machine(),
         pid=pid,
         started=started,
-        command=_shown(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        command=_shown(shlex.join(map(redact_text, [Path(sys.argv[0]).name, *sys.argv[1:]]))),
         job=_ray_job(),
         since=datetime.now(timezone.utc).isoformat(sep=" ", timespec="seconds"),
     )

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from geo_subset.credentials import redact
 from geo_subset.manifests import Manifest
 
 #: Characters of a value, and differences, that a message shows.
@@ -18,7 +19,11 @@ _VALUE, _SHOWN = 60, 4
 
 def made_from(settings: Mapping[str, Any], before: Manifest | None, digests: Mapping[str, str]) -> dict[str, Any]:
     """Plain JSON. `settings` are those that shape the stage, nested as in a run file; `digests` are of input files."""
-    return {"settings": dict(settings), "before": before.digest() if before else "", "inputs": dict(digests)}
+    return {
+        "settings": dict(settings),
+        "before": before.digest() if before else "",
+        "inputs": {redact(path): digest for path, digest in digests.items()},
+    }
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], before: str) -> list[str]:

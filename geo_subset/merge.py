@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -23,8 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, shuffle, storage, tables, urls, wording
-from geo_subset.errors import SettingsError, StageError, from_os_error
+from geo_subset import cluster, conditions, progress, shuffle, storage, tables, urls, wording
+from geo_subset.errors import StageError, from_os_error
 from geo_subset.manifests import Manifest, Record
 from geo_subset.runfolder import StageFolder
 from geo_subset.tables import MATCHES, SAMPLES, SOURCE_FIELDS
@@ -67,17 +66,8 @@ def inputs(settings: Settings) -> Sequence[str]:
 
 def check(settings: Settings) -> None:
     """Raises SettingsError if `where` is no condition over the columns of samples."""
-    if settings.merge.where is None:
-        return
-    with duckdb.connect() as connection:
-        try:
-            condition = duckdb.SQLExpression(settings.merge.where)
-            (kind,) = connection.from_arrow(SAMPLES.empty_table()).select(condition).types
-        except duckdb.Error as error:
-            problem = str(error).strip().splitlines()[0]
-            raise SettingsError(f"merge.where = {settings.merge.where!r}: {problem}") from None
-    if kind != "BOOLEAN":
-        raise SettingsError(f"merge.where = {settings.merge.where!r}: a condition is wanted, this gives {kind}")
+    if settings.merge.where is not None:
+        conditions.check("merge.where", settings.merge.where, SAMPLES, "samples")
 
 
 @dataclass(frozen=True)
@@ -174,7 +164,7 @@ def _split(settings: Settings, split: StageFolder, files: list[tuple[str, int]],
 def _map(unit: tuple[int, tuple[str, ...]], split: StageFolder, partitions: int) -> Record:
     """Task: adds the uid to some parts' rows and writes them by partition."""
     number, names = unit
-    with StageFolder(split.run_url, "retrieve").local(names) as paths, _database(1) as database:
+    with StageFolder(split.run_url, "retrieve").local(names) as paths, _database(1, paths) as database:
         rows: pa.Table = database.sql(
             f"""WITH hashed AS (SELECT *, md5(url_key(url)) AS uid FROM {_parquet(paths)})
                 SELECT *, ((('0x' || uid[:8])::UBIGINT * {partitions}) >> 32)::INTEGER AS partition FROM hashed"""
@@ -198,7 +188,6 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
         # quarter of this task's time. Where tasks follow one another, it has that time back.
         pa.set_memory_pool(pa.system_memory_pool())
     with ExitStack() as stack:
-        database = stack.enter_context(_database(threads))
         if split is None:
             paths = stack.enter_context(StageFolder(folder.run_url, "retrieve").local(reduction.matches))
             parts = [pq.ParquetFile(path).read() for path in paths]
@@ -209,6 +198,7 @@ def _reduce(partition: int, reduction: Reduction) -> Record:
             streams = [stack.enter_context(split.open(name)) for name in names]
             rows = pa.concat_tables(shuffle.read_partition(streams, partition))
         (places,) = stack.enter_context(StageFolder(folder.run_url, "places").local(["places.parquet"]))
+        database = stack.enter_context(_database(threads, [places]))
         merged = _merge(database, rows, places, reduction.filters)
         counters = dict(merged.counters)
         rows = rows.select(_OF_BEST)
@@ -317,10 +307,7 @@ def _samples(
         kept = merged.dropped[start : start + _SLICE] < 0
         table = table if kept.all() else table.take(_column(np.flatnonzero(kept)))
         if where is not None:
-            database.register("samples", table)
-            fits = database.sql(f"SELECT ({where}\n) IS true AS fits FROM samples").to_arrow_table()["fits"]
-            database.unregister("samples")
-            fitting = table.filter(fits)
+            fitting = conditions.fitting(database, "merge.where", where, table, "samples")
             counters["urls_not_where"] += table.num_rows - fitting.num_rows
             table = fitting
         counters["samples"] += table.num_rows
@@ -380,18 +367,13 @@ def _is_blocked(host: str, domains: set[str]) -> bool:
 
 
 @contextmanager
-def _database(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    with storage.scratch_folder() as scratch:
-        config: dict[str, Any] = {
-            "threads": threads,
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": str(scratch),
-        }
-        with duckdb.connect(config=config) as database:
-            urls.define_sql(database)
-            yield database
+def _database(threads: int, files: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+    with storage.database(MEMORY_LIMIT, threads, files) as database:
+        urls.define_sql(database)
+        database.execute("SET lock_configuration = true")  # a user's condition runs here
+        yield database
 
 
 def _parquet(paths: Sequence[str]) -> str:
-    quoted = ", ".join("'" + str(Path(path)).replace("'", "''") + "'" for path in paths)
+    quoted = ", ".join("'" + storage.literal(path).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{quoted}])"

@@ -18,6 +18,7 @@ import tomli_w
 from fsspec.implementations.local import LocalFileSystem
 
 from geo_subset import layout, statefiles, storage
+from geo_subset.credentials import lacking
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 
 if sys.version_info >= (3, 11):
@@ -47,6 +48,8 @@ def open_run(run: str) -> str:
 
     Raises SettingsError: there is no such file system, or the folder would not outlive a Ray job.
     """
+    if missing := lacking(run):
+        raise SettingsError(f"run = {run!r}: {missing}")
     if run.startswith("memory:"):
         raise SettingsError(f"run = {run!r}: each process has a memory of its own; name a folder that all of them see")
     if in_ray_job() and not re.match(r"[/~]|[a-z0-9]+:", run):

@@ -38,10 +38,8 @@ def look(run: str, overrides: tuple[str, ...] = ()) -> Looked:
     if any(not override.startswith("run=") for override in overrides) or not _text(url):
         return Looked(wanted)
     made = _of_folder(url, ())
-    if made == wanted:
-        return Looked(made)
-    trees = [{"settings": settings.to_tree(one)} for one in (made, wanted.model_copy(update={"run": made.run}))]
-    return Looked(made, tuple(made_from.differences(trees[0], trees[1], "")))
+    was, now = ({"settings": settings.to_tree(one)} for one in (made, wanted.model_copy(update={"run": made.run})))
+    return Looked(made, () if was == now else tuple(made_from.differences(was, now, "")))
 
 
 def _text(url: str) -> bytes | None:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from geo_subset import driver, layout, manifests, statefiles, stopping, storage, superseding, tables, work
+from geo_subset.credentials import lacking
 from geo_subset.errors import SettingsError, StageError, from_os_error
 from geo_subset.layout import MANIFEST, RECORDS
 from geo_subset.manifests import (
@@ -62,6 +63,8 @@ def fingerprint_of(stage: str, content: Any, before: Manifest | None, digests: I
 
 def file_digest(path: str) -> str:
     """SHA-256 of a file's content (local path or fsspec URL). Raises SettingsError if it cannot be read."""
+    if missing := lacking(path):
+        raise SettingsError(f"{path} cannot be read: {missing}")
     try:
         with fsspec.open(path, "rb") as stream:
             return storage.sha256(stream)

@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,13 @@ _TEMPORARY_DIGITS = 12
 #: Requests at a time to an object store.
 _AT_A_TIME = 16
 _SCRATCH = "geo-subset-scratch-"
+#: Of DuckDB: no extension by itself, and none of a stranger's; no table by the name of a Python variable.
+_CLOSED = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_community_extensions": False,
+    "python_enable_replacements": False,
+}
 
 
 #: Where folders are no more than a part of names; making one would make a bucket that is not there, a misspelt one's.
@@ -274,12 +281,28 @@ def writing(url: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def database(memory_limit: str, threads: int = 1, **config: Any) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own that spills to scratch space above its limit, so that several share a node."""
+def database(
+    memory_limit: str, threads: int = 1, files: Sequence[str] = (), **config: Any
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own that spills to scratch space above its limit, so that several share a node.
+
+    It can read `files` (local paths, to be named by `literal`) and nothing else, write nothing, load no extension and
+    see no variable of Python; DuckDB refuses to turn these on again.
+    """
     with scratch_folder() as scratch:
         config |= {"memory_limit": memory_limit, "threads": threads, "temp_directory": str(scratch)}
-        with duckdb.connect(":memory:", config=config) as connection:
+        with duckdb.connect(":memory:", config={**config, **_CLOSED}) as connection:
+            connection.execute("SET allowed_paths = $1", [[*files, *map(literal, files)]])
+            connection.execute("SET enable_external_access = false")
             yield connection
+
+
+def literal(path: str) -> str:
+    """A path as DuckDB must be told it: for that path alone, where DuckDB would read it as a pattern.
+
+    DuckDB takes a backslash for a slash in patterns: a path with both kinds of signs is not found.
+    """
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
 
 
 @contextlib.contextmanager

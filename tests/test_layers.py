@@ -16,12 +16,13 @@ FLOORS = [
     {"pipeline", "costs"},
     {"places", "retrieve", "merge", "download", "report"},
     {"runfolder", "cluster", "nodes", "shuffle"},
-    {"workers", "driver", "superseding", "ownership"},
+    {"workers", "driver", "superseding", "ownership", "conditions", "local_ray"},
     {"lease", "compiled", "statefiles"},
     {"tables", "settings", "progress", "work", "urls", "storage", "inputs", "retry_after", "shortage"},
     {"metrics"},
     {"made_from"},
     {"layout", "manifests", "events", "errors", "stopping", "complaints", "intrinsics", "manual", "wording", ""},
+    {"credentials"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from geo_subset import merge, tables, urls
-from geo_subset.errors import SettingsError
+from geo_subset.errors import SettingsError, StageError
 from geo_subset.runfolder import StageFolder
 
 PLACES = [
@@ -180,6 +180,28 @@ def test_a_part_lost_after_the_end_is_made_again(big_run, monkeypatch):
     assert folder.finished() is None
     again = merge.run(run_settings(big_run), folder)
     assert {entry.path: entry.sha256 for entry in again.files} == before
+
+
+@pytest.mark.parametrize("partition_bytes", [None, 1_000])
+@pytest.mark.parametrize("name", ["run[1]", "ru*", "run?"])
+def test_the_name_of_a_run_folder_is_no_pattern(tmp_path, ray_session, monkeypatch, name, partition_bytes):
+    """Of folders side by side, each holds its own: what another one's name fits is not read."""
+    if partition_bytes:
+        monkeypatch.setattr(merge, "PARTITION_BYTES", partition_bytes)
+    for folder in ("run1", "run2", name):
+        places(str(tmp_path / folder), PLACES)
+        rows = [
+            {"place_id": "list:a", "rank": i, "similarity": 0.5, "url": f"http://{folder}.com/{i}"} for i in range(50)
+        ]
+        matches(str(tmp_path / folder), [rows])
+    table, manifest = samples(str(tmp_path / name))
+    assert sorted(table["url"].to_pylist()) == sorted(f"http://{name}.com/{i}" for i in range(50))
+    assert manifest.counters["matches"] == 50
+
+
+def test_a_condition_that_a_row_breaks_ends_the_stage_with_one_line(big_run):
+    with pytest.raises(StageError, match=r"merge\.where = 'caption::INT > 1': Conversion Error"):
+        samples(big_run, {"where": "caption::INT > 1"})
 
 
 @pytest.mark.parametrize("where", ["nonsense > 2", "similarity >", "1) OR (1", "'text'"])

@@ -62,8 +62,8 @@ def assembled(paths: Sequence[str], settings: PlacesSettings, counters: Counter[
     Counts places, and into dropped_<reason> what is left out: duplicate_id, same_place, over_limit, not_in_sample.
     """
     threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with storage.database(MEMORY_LIMIT, threads, preserve_insertion_order=False) as database:
-        database.read_parquet(list(paths)).create_view("parts")
+    with storage.database(MEMORY_LIMIT, threads, paths, preserve_insertion_order=False) as database:
+        database.read_parquet([storage.literal(path) for path in paths]).create_view("parts")
         _decide(database, settings)
         for reason, count in database.execute("SELECT reason, count(*) FROM gone GROUP BY 1").fetchall():
             counters[f"dropped_{reason}"] += count
@@ -78,7 +78,7 @@ def _rows(database: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> Iterator
     # Otherwise parallel readers would hand even a sorted result out as pieces come.
     database.execute("SET preserve_insertion_order = true")
     for path in paths:
-        database.read_parquet(path).create_view("part", replace=True)
+        database.read_parquet(storage.literal(path)).create_view("part", replace=True)
         first, last = database.execute("SELECT min(position), max(position) FROM part").fetchall()[0]
         rows: Any = database.sql(_TABLE, params={"first": first, "last": last})
         yield from (pa.Table.from_batches([batch]).cast(tables.PLACES) for batch in rows.to_arrow_reader(_BATCH))

@@ -27,6 +27,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geo_subset import inputs
 from geo_subset.errors import SettingsError
 from geo_subset.progress import log
 
@@ -51,7 +52,7 @@ _COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
 
 def file_format(path: str) -> str:
     """'txt', 'csv', 'tsv', 'json', 'jsonl' or 'parquet', by the file's ending. Raises SettingsError for any other."""
-    endings = [ending.lower() for ending in PurePosixPath(path).suffixes[-2:]]
+    endings = [ending.lower() for ending in PurePosixPath(inputs.plain_name(path)).suffixes[-2:]]
     if endings and endings[-1] in _COMPRESSIONS:
         endings.pop()
     known = endings[-1].removeprefix(".") if endings else ""
@@ -64,7 +65,7 @@ def read(path: str) -> Iterator[Row]:
     """The rows of a file, in order. Raises SettingsError: it cannot be read, or is not what its ending says."""
     reader = _READERS[file_format(path)]
     try:
-        with fsspec.open(path, "rb", compression="infer") as stream:
+        with fsspec.open(path, "rb", compression=inputs.compression(path)) as stream:
             yield from reader(path, stream)
     except (OSError, EOFError, ImportError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise SettingsError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

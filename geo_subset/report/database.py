@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,38 +78,32 @@ def opened(run_url: str) -> Iterator[Database]:
         manifests[stage] = manifest
     shards = [name for name in manifests["download"].paths("") if _SHARD.fullmatch(name)]
     with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(storage.scratch_folder())
-        connection = stack.enter_context(
-            duckdb.connect(
-                config={
-                    "memory_limit": MEMORY_LIMIT,
-                    "threads": 2,
-                    "temp_directory": str(scratch),
-                    "preserve_insertion_order": False,
-                    "disabled_optimizers": _DISTRUSTED,
-                }
-            )
-        )
-
-        def view(name: str, stage: str, files: list[str], schema: pa.Schema) -> list[str]:
-            local = stack.enter_context(folders[stage].local(files))
-            if local:
-                connection.read_parquet(local, filename="filename" in schema.names).create_view(name)
-            else:
-                connection.register(name, schema.empty_table())
-            return local
-
         matches = manifests["retrieve"]
-        view("places", "places", manifests["places"].paths("places"), tables.PLACES)
-        view("matches", "retrieve", matches.paths(), tables.MATCHES)
-        view("failures", "retrieve", matches.paths("failures"), tables.FAILURES)
-        view("samples", "merge", manifests["merge"].paths(), tables.SAMPLES)
-        view("downloads", "download", manifests["download"].paths("_index"), _DOWNLOADS)
-        local = view("images", "download", shards, _IMAGES)
+        wanted = {
+            "places": ("places", manifests["places"].paths("places"), tables.PLACES),
+            "matches": ("retrieve", matches.paths(), tables.MATCHES),
+            "failures": ("retrieve", matches.paths("failures"), tables.FAILURES),
+            "samples": ("merge", manifests["merge"].paths(), tables.SAMPLES),
+            "downloads": ("download", manifests["download"].paths("_index"), _DOWNLOADS),
+            "images": ("download", shards, _IMAGES),
+        }
+        local = {view: stack.enter_context(folders[stage].local(files)) for view, (stage, files, _) in wanted.items()}
+        connection = stack.enter_context(
+            storage.database(
+                MEMORY_LIMIT, 2, list(itertools.chain.from_iterable(local.values())),
+                preserve_insertion_order=False, disabled_optimizers=_DISTRUSTED,
+            )
+        )  # fmt: skip
+        for view, (_, _, schema) in wanted.items():
+            if local[view]:
+                files = [storage.literal(path) for path in local[view]]
+                connection.read_parquet(files, filename="filename" in schema.names).create_view(view)
+            else:
+                connection.register(view, schema.empty_table())
         connection.execute(f"CREATE MACRO short(text) AS left(text, {LONGEST})")
         connection.execute(_PLACE_IMAGES)
         names = (name.removesuffix(".parquet") for name in shards)
-        yield Database(connection, manifests, dict(zip(local, names, strict=True)))
+        yield Database(connection, manifests, dict(zip(local["images"], names, strict=True)))
 
 
 # Two GROUP BYs rather than count(DISTINCT): only the former can spill.

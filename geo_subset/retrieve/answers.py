@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from geo_subset.credentials import redact_text
 from geo_subset.retry_after import seconds
 from geo_subset.tables import SOURCE_FIELDS
 
@@ -19,6 +20,11 @@ from geo_subset.tables import SOURCE_FIELDS
 _SOURCE_COLUMNS = {f.name: f.name for f in SOURCE_FIELDS} | {"original_width": "width", "original_height": "height"}
 #: Seconds: a server may ask for more patience, but not for a day.
 MAX_RETRY_AFTER = 3600.0
+#: Values, keys and brackets of an answer, by the signs that come before or between them: so many a row asked for, and
+#: some more. What has more of them takes gigabytes in memory; an honest row has ten, and its caption has commas.
+MAX_SIGNS_PER_ROW, MAX_SIGNS = 512, 100_000
+#: Characters of a text of a row.
+MAX_TEXT = 64 << 10
 _INTEGERS = {"width", "height"}
 FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 #: The id by which faiss says that it found nothing.
@@ -35,6 +41,7 @@ class AnswerError(Exception):
     """An answer that is no list of rows. `passing`: the same request may succeed later, or at another backend."""
 
     def __init__(self, reason: str, detail: str = "", passing: bool = False, retry_after: float = 0.0) -> None:
+        detail = redact_text(detail)  # a server may repeat what it was sent
         super().__init__(reason, detail, passing, retry_after)
         self.reason, self.detail, self.passing, self.retry_after = reason, detail, passing, retry_after
 
@@ -68,6 +75,13 @@ def check_status(status: int, body: bytes, retry_after: str | None = None) -> No
         raise AnswerError(
             f"http {status}", _start(body), passing, waiting_time(retry_after, datetime.now(timezone.utc))
         )
+
+
+def check_size(body: bytes, rows: int) -> None:
+    """Raises AnswerError if a body holds far more values than `rows` rows have; parsing it would be too dear."""
+    signs = sum(map(body.count, (b",", b"[", b"{")))
+    if signs > MAX_SIGNS + rows * MAX_SIGNS_PER_ROW:
+        raise AnswerError("too many values", f"{len(body):,} bytes for {rows:,} rows: {_start(body)}")
 
 
 def parse(body: bytes) -> list[Any]:
@@ -252,7 +266,7 @@ def _source(found: list[dict[str, Any]], keys: set[str]) -> dict[str, list[Any]]
 
 
 def _texts(values: list[Any]) -> list[Any]:
-    if set(map(type, values)) == {str} and _text("".join(values)) is not None:
+    if set(map(type, values)) == {str} and max(map(len, values)) <= MAX_TEXT and _is_utf8("".join(values)):
         return values
     return [_text(value) for value in values]
 
@@ -271,15 +285,18 @@ def _integers(values: list[Any], low: int, high: int) -> list[Any]:
 
 
 def _text(value: Any) -> str | None:
-    """A string that UTF-8 can hold; one with lone surrogates, which JSON escapes can spell, is none."""
-    if not isinstance(value, str):
-        return None
-    if not value.isascii():
+    """A string that UTF-8 can hold and that is no longer than MAX_TEXT, else None."""
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT and _is_utf8(value) else None
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold it: not lone surrogates, which JSON escapes can spell."""
+    if not text.isascii():
         try:
-            value.encode()
+            text.encode()
         except UnicodeEncodeError:
-            return None
-    return value
+            return False
+    return True
 
 
 def _number(value: Any) -> float | None:

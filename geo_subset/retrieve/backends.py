@@ -105,9 +105,7 @@ async def _indices(session: aiohttp.ClientSession, url: str, service: ClipServic
         limit = aiohttp.ClientTimeout(total=min(service.timeout, _PATIENCE))
         try:
             async with session.get(f"{url}/indices-list", timeout=limit, allow_redirects=False) as response:
-                body = await response.read()
-                answers.check_status(response.status, body)
-                return answers.parse(body)
+                return answers.parse(await clip_service.received(response, 0))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
             raise clip_service.lost(error) from None
 

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _Answer = TypeVar("_Answer")
 
 #: Bytes of an answer that are read at most, and at least: a row takes about 250 bytes, one with its image in it more.
 MAX_BODY_PER_ROW, MIN_BODY = 64 << 10, 16 << 20
+#: Encodings that are unpacked, and what tells zlib to look which of them it is.
+_PACKED, _ANY_HEADER = ("gzip", "x-gzip", "deflate"), 47
 #: Seconds: retry i waits a random time up to min(MAX_WAIT, BASE_WAIT * 2^i), "full jitter"
 #: (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
 BASE_WAIT, MAX_WAIT = 0.25, 30.0
@@ -183,6 +186,7 @@ def session(service: ClipServiceSettings) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),  # what a backend sets is nothing to be kept
         timeout=aiohttp.ClientTimeout(total=service.timeout),
+        auto_decompress=False,  # of which 1 MB can become 1 GB in one go: see `received`
         read_bufsize=1 << 20,  # an answer of 1,000 rows has 240 kB: not to be read by dribs and drabs
     )
 
@@ -191,24 +195,42 @@ async def post(client: aiohttp.ClientSession, url: str, body: bytes, num_images:
     """The body of the backend's answer with status 200. Raises AnswerError for any other, and without one;
     ShortageError if this machine lacks something."""
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    most = max(MIN_BODY, num_images * MAX_BODY_PER_ROW)
     try:
         async with client.post(url, data=body, headers=headers, allow_redirects=False) as response:
-            if (response.content_length or 0) > most:
-                raise AnswerError("body too large", f"{response.content_length} bytes")
-            blocks, size = [], 0
-            async for block in response.content.iter_any():
-                blocks.append(block)
-                size += len(block)
-                if size > most:
-                    raise AnswerError("body too large", f"over {most} bytes")
-            if 300 <= response.status < 400:
-                raise AnswerError(f"http {response.status}", f"it points to {response.headers.get('Location')}")
-            content = b"".join(blocks)
-            answers.check_status(response.status, content, response.headers.get("Retry-After"))
-            return content
+            return await received(response, num_images)
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
         raise lost(error) from None
+
+
+async def received(response: aiohttp.ClientResponse, rows: int) -> bytes:
+    """The body of an answer with status 200, no larger than `rows` rows can be. Raises AnswerError for any other.
+
+    No more than that is ever held: reading ends there, and so does unpacking (some proxies pack without being asked).
+    """
+    most = max(MIN_BODY, rows * MAX_BODY_PER_ROW)
+    if (response.content_length or 0) > most:
+        raise AnswerError("body too large", f"{response.content_length} bytes")
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity", *_PACKED):
+        raise AnswerError("unknown encoding", encoding[:100])
+    unpacker = zlib.decompressobj(_ANY_HEADER) if encoding in _PACKED else None
+    blocks, size = [], 0
+    async for block in response.content.iter_any():
+        try:
+            blocks.append(block if unpacker is None else unpacker.decompress(block, most - size + 1))
+        except zlib.error as error:
+            raise AnswerError("broken encoding", str(error), passing=True) from None
+        size += len(blocks[-1])
+        if size > most:
+            raise AnswerError("body too large", f"over {most} bytes")
+    if unpacker is not None and not unpacker.eof:
+        raise AnswerError("answer cut off", f"{encoding} that does not end", passing=True)
+    if 300 <= response.status < 400:
+        raise AnswerError(f"http {response.status}", f"it points to {response.headers.get('Location')}")
+    content = b"".join(blocks)
+    answers.check_status(response.status, content, response.headers.get("Retry-After"))
+    answers.check_size(content, rows)
+    return content
 
 
 def lost(error: Exception) -> AnswerError:

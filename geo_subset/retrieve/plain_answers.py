@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from geo_subset.retrieve.answers import FLOAT32_MAX, Rows, row_counters
+from geo_subset.retrieve.answers import FLOAT32_MAX, MAX_TEXT, Rows, row_counters
 
 
 class _Row(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -28,7 +28,7 @@ def read(body: bytes, limit: int) -> Rows | None:
     """The first `limit` rows of an answer with status 200, or None where it has to be judged."""
     try:
         rows = _DECODER.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, RecursionError, ValueError):  # the last one for bytes that are no UTF-8
         return None
     url = [row.url for row in rows]
     similarity = [row.similarity for row in rows]
@@ -36,6 +36,9 @@ def read(body: bytes, limit: int) -> Rows | None:
     if not rows or not all(url) or any(map(str.isspace, url)) or not all(0 <= row.id < 2**63 for row in rows):
         return None
     if max(map(abs, similarity)) > FLOAT32_MAX or similarity != sorted(similarity, reverse=True):
+        return None
+    texts = (text for row in rows for text in (row.url, row.caption, row.NSFW) if isinstance(text, str))
+    if len(body) > MAX_TEXT and max(map(len, texts)) > MAX_TEXT:
         return None
     source = {}
     for name, column in (("NSFW", "nsfw"), ("width", "width"), ("height", "height")):

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 
-from geo_subset import cluster, metrics, progress, tables, wording, work
-from geo_subset.errors import StageError
+from geo_subset import cluster, credentials, metrics, progress, tables, wording, work
+from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest, Record, add_counters, add_usage, sums
 from geo_subset.progress import log
 from geo_subset.retrieve import backends, clip_service, plan
@@ -110,6 +110,9 @@ def run(settings: Settings, folder: StageFolder) -> Manifest:
 def _retrieve(
     settings: Settings, folder: StageFolder, left: list[Chunk], places: int, records: dict[str, Record]
 ) -> None:
+    for url in settings.retrieve.clip_service.url:
+        if missing := credentials.lacking(url):
+            raise SettingsError(f"retrieve.clip-service.url = {url!r}: {missing}")
     service = asyncio.run(backends.check(settings.retrieve.clip_service, settings.retrieve.num_images))
     done = places - sum(len(chunk.again) or chunk.stop - chunk.start for chunk in left)
     errors: list[str] = []
@@ -197,7 +200,7 @@ def _limiter(service: ClipServiceSettings) -> Iterator[tuple[Any, Callable[[], i
                     timeout=10,
                 )  # fmt: skip
                 for backend, requests, allowed in load:
-                    metrics.in_flight(backend, *((0, 0) if last else (requests, allowed)))
+                    metrics.in_flight(credentials.redact(backend), *((0, 0) if last else (requests, allowed)))
                 for line in itertools.chain.from_iterable(lines):
                     log.info("retrieve  %s", line)
 

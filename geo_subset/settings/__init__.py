@@ -12,9 +12,18 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
-from geo_subset import complaints
+from geo_subset import complaints, credentials
 from geo_subset.errors import SettingsError
 
 if sys.version_info >= (3, 11):
@@ -35,7 +44,23 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
+    """Credentials of URLs are hidden wherever a section is shown or written; the sections themselves hold them."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
+
+    def model_post_init(self, _context: Any) -> None:
+        credentials.remember(self.__dict__)
+
+    def __setstate__(self, state: Any) -> None:  # a worker's
+        super().__setstate__(state)
+        credentials.remember(self.__dict__)
+
+    def __repr_args__(self) -> Any:
+        return credentials.redact_settings([tuple(pair) for pair in super().__repr_args__()])
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return credentials.redact_settings(handler(self))
 
 
 def _as_tuple(value: Any) -> Any:
@@ -318,7 +343,7 @@ def load(path: str | Path, overrides: tuple[str, ...] = (), last: str | None = "
     Files and backends that only stages after `last` need may be missing; None: no stage is to be run.
     Raises SettingsError: the file is missing or is not TOML, or a setting is wrong.
     """
-    from geo_subset.settings import files  # late: it is about the classes above
+    from geo_subset.settings import files, given  # late: they are about the classes above
 
     path = Path(path)
     try:
@@ -331,6 +356,7 @@ def load(path: str | Path, overrides: tuple[str, ...] = (), last: str | None = "
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _set(tree, override)
+    tree = credentials.filled_in(tree, given.urls())
     return files.found(_validate(tree, str(path)), path.parent, last)
 
 
@@ -341,10 +367,12 @@ def from_tree(tree: dict[str, Any]) -> Settings:
 
 def loads(text: str, overrides: tuple[str, ...] = (), where: str = "settings") -> Settings:
     """Settings as `dumps` wrote them, with overrides. Raises SettingsError, or ValueError if the text is not TOML."""
+    from geo_subset.settings import given
+
     tree = tomllib.loads(text)
     for override in overrides:
         _set(tree, override)
-    return _validate(tree, where)
+    return _validate(credentials.filled_in(tree, given.urls()), where)
 
 
 def to_tree(settings: Settings) -> dict[str, Any]:
@@ -353,7 +381,7 @@ def to_tree(settings: Settings) -> dict[str, Any]:
 
 
 def dumps(settings: Settings) -> str:
-    """The settings as resolved, as TOML that `load` reads back to equal settings."""
+    """The settings as resolved, as TOML that `load` reads back to equal settings; without credentials of URLs."""
     return tomli_w.dumps(to_tree(settings))
 
 

@@ -74,7 +74,7 @@ def discover(paths: Sequence[str]) -> list[InputFile]:
 
 
 def _format(name: str) -> str | None:
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
+    suffixes = [suffix.lower() for suffix in PurePosixPath(inputs.plain_name(name)).suffixes]
     if suffixes and suffixes[-1] in _COMPRESSIONS:
         suffixes.pop()
         return None if not suffixes or suffixes[-1] == ".parquet" else FORMATS.get(suffixes[-1])
@@ -119,7 +119,11 @@ def read(
         with contextlib.ExitStack() as stack:
             local = "://" not in file.url and kind == "parquet"
             # Mapped, a parquet file is read without a copy of its bytes.
-            opened = pa.memory_map(file.url) if local else fsspec.open(file.url, "rb", compression="infer").open()
+            opened = (
+                pa.memory_map(file.url)
+                if local
+                else fsspec.open(file.url, "rb", compression=inputs.compression(file.url)).open()
+            )
             stream = stack.enter_context(contextlib.closing(opened))
             for batch, named in reader(stream, file.url, url, caption, counters):
                 counters["rows"] += batch.num_rows

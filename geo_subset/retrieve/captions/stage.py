@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from geo_subset import cluster, progress, shuffle, tables, wording
+from geo_subset.credentials import redact
 from geo_subset.errors import StageError
 from geo_subset.inputs import InputFile
 from geo_subset.manifests import Manifest, Record
@@ -63,7 +64,7 @@ def content(settings: Settings) -> Any:
         "strategy": "captions",
         "num_images": settings.retrieve.num_images,
         "captions": captions.model_dump(mode="json", exclude={"path"}),
-        "files": [[file.url.rpartition("/")[2], file.bytes, file.version] for file in found],
+        "files": [[redact(file.url).rpartition("/")[2], file.bytes, file.version] for file in found],
         "model": model.weights().tolist(),
     }
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from geo_subset import cluster, progress, wording, workers
+from geo_subset.credentials import redact
 from geo_subset.errors import SettingsError, StageError
 from geo_subset.manifests import Manifest
 from geo_subset.progress import log
@@ -50,7 +51,7 @@ def content(settings: Settings) -> Any:
         "strategy": "embeddings",
         "num_images": settings.retrieve.num_images,
         "embeddings": embeddings.model_dump(mode="json", include={"model", "deduplicate", "hub_correction"}),
-        "files": [[file.url.rpartition("/")[2], file.bytes, file.version] for file in files],
+        "files": [[redact(file.url).rpartition("/")[2], file.bytes, file.version] for file in files],
     }
 
 
