@@ -28,7 +28,7 @@ def made_from(settings: Mapping[str, Any], before: Manifest | None, digests: Map
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], before: str) -> list[str]:
     """What differs between two results of `made_from`, each in a few words. `before` names the stage before."""
-    if not was:
+    if not isinstance(was.get("settings"), dict):
         return ["an older version made them"]  # it did not note from what
     old, new = (dict(_flat(tree.get("settings", {}))) for tree in (was, now))
     found = [
@@ -36,15 +36,21 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], before: str) -> 
         for key in dict.fromkeys([*new, *old])
         if old.get(key) != new.get(key)
     ]
-    old_files, new_files = was.get("inputs", {}), now.get("inputs", {})
-    if sorted(old_files.values()) != sorted(new_files.values()):
-        changed = [path for path, digest in new_files.items() if digest not in old_files.values()]
+    old_digests, new_files = digests(was), now.get("inputs", {})
+    if old_digests != digests(now):
+        changed = [path for path, digest in new_files.items() if digest not in old_digests]
         found.append(f"other input files: {', '.join(changed[:_SHOWN]) or 'fewer than before'}")
     if was.get("before") != now.get("before"):
         found.append(f"another result of {before}")
     if len(found) > _SHOWN:
         found[_SHOWN:] = [f"{len(found) - _SHOWN} more"]
     return found or ["other input files or versions"]
+
+
+def digests(noted: Mapping[str, Any]) -> list[str]:
+    """Those of the input files, sorted."""
+    inputs = noted.get("inputs")
+    return sorted(map(str, inputs.values())) if isinstance(inputs, dict) else []
 
 
 def _flat(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:

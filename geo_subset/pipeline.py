@@ -193,7 +193,7 @@ def _is_current(stage: Stage, settings: Settings, noted: dict[str, Any], before:
     paths = list(stage.module.inputs(settings))
     if not all(Path(path).is_file() for path in paths):
         return True
-    return sorted(map(runfolder.file_digest, paths)) == sorted(noted.get("inputs", {}).values())
+    return sorted(map(runfolder.file_digest, paths)) == made_from.digests(noted)
 
 
 def _up_to(last: str) -> Sequence[Stage]:

@@ -54,7 +54,11 @@ def test_both_settings_are_there_and_clean_frees_the_one_that_is_not_current(
     assert status == 0
     assert {stage["state"] for stage in tree.values()} == {"done"}
     kept = [each for stage in tree.values() for each in stage["superseded"]]
-    apart = [path for path in (folder / "_superseded").rglob("*") if path.is_file() and path.name != "_manifest.json"]
+    apart = [
+        path
+        for path in (folder / "_superseded").rglob("*.*")
+        if path.name not in ("_manifest.json", "_unfinished.json")
+    ]
     there = sum(path.stat().st_size for path in apart)
     assert sum(each["bytes"] for each in kept) == there > 0
     assert "superseded results: " in geo_subset_here("status", folder)[1]
