@@ -24,7 +24,7 @@ _WHOLE = re.compile(rf"(?:[A-Za-z0-9+.\-]+::)*{_SCHEME}\S")
 #: Names of a query whose values are credentials, '_' for '-'.
 _SECRET_NAMES = re.compile(
     r"(x-(amz|goog|ms|oss|cos|obs)-.*|.*(token|secret|password|passwd|passphrase|pwd|signature|credential|credentials)"
-    r"|(.*-)?key|.*(apikey|accesskey|accesskeyid|privatekey)|sig|hmac|hash|auth|authorization|jwt|session|sessionid|sid"
+    r"|(.*-)?key|.*(apikey|accesskey|accesskeyid|privatekey)|sig|hmac|auth|authorization|jwt|session|sessionid"
     r"|key-pair-id|pass|pw|.*-(sig|pass|auth))",
     re.IGNORECASE,
 )

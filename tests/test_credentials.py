@@ -225,22 +225,29 @@ def door() -> Iterator[Door]:
         thread.join()
 
 
-def _run(folder: Path, *words: str, wanted: int = 0, **environment: str) -> str:
-    """What a command prints; neither that nor any file in the folder holds what was planted."""
+def _alone(*words: str, **environment: str) -> tuple[int, str, str]:
+    """A command in a process of its own, with a Ray of its own."""
     ended = subprocess.run(
         [sys.executable, "-m", "geo_subset.cli", *words],
-        capture_output=True, text=True, timeout=300, check=False, cwd=folder, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **environment},
     )  # fmt: skip
-    said = ended.stdout + ended.stderr
-    assert ended.returncode == wanted, said
-    assert not [secret for secret in PLANTED if secret in said], said
-    files = [path for path in (folder / "run").rglob("*") if path.is_file()]
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def _said(ended: tuple[int, str, str], wanted: int = 0) -> str:
+    """What a command printed; neither that nor any file in the run folder holds what was planted."""
+    status, out, err = ended
+    assert status == wanted, out + err
+    assert not [secret for secret in PLANTED if secret in out + err], out + err
+    files = [path for path in Path("run").rglob("*") if path.is_file()]
     assert not [(path, s) for path in files for s in PLANTED if s.encode() in path.read_bytes()]
-    return said
+    return out + err
 
 
 @pytest.mark.ci
-def test_what_is_planted_in_a_service_url_is_found_nowhere(tmp_path, door):
+def test_what_is_planted_in_a_service_url_is_found_nowhere(tmp_path, door, geo_subset_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = geo_subset_here
     host = f"127.0.0.1:{door.server_port}"
     (tmp_path / "names.txt").write_text("Times Square\n")
     (tmp_path / "my.toml").write_text(
@@ -249,46 +256,49 @@ def test_what_is_planted_in_a_service_url_is_found_nowhere(tmp_path, door):
     )
     given = f"--set=retrieve.clip-service.url=http://joe:{PASSWORD}@{host}"
     door.status = 500
-    assert f"http://***@{host}" in _run(tmp_path, "retrieve", "my.toml", given, wanted=1)
+    assert f"http://***@{host}" in _said(_alone("retrieve", "my.toml", given), 1)
     door.status = 403
-    _run(tmp_path, "retrieve", "my.toml", wanted=1, GEO_SUBSET_LOG="json")
+    _said(here("retrieve", "my.toml"), 1)
     wrong = f"--set=retrieve.clip-service.url=http://joe:{PASSWORD}x@{host}"
-    assert "http 401" in _run(tmp_path, "retrieve", "my.toml", wrong, wanted=1)
+    assert "http 401" in _said(here("retrieve", "my.toml", wrong), 1)
     nobody = f"--set=retrieve.clip-service.url=http://joe:{PASSWORD}@127.0.0.1:1"
-    assert "http://***@127.0.0.1:1" in _run(tmp_path, "retrieve", "my.toml", nobody, wanted=1)
-    _run(tmp_path, "retrieve", "my.toml", f"--set=retrieve.clip-service.url=nothing://joe:{PASSWORD}@h", wanted=2)
-    _run(tmp_path, "plan", "my.toml", given)
+    assert "http://***@127.0.0.1:1" in _said(here("retrieve", "my.toml", nobody), 1)
+    _said(here("retrieve", "my.toml", f"--set=retrieve.clip-service.url=nothing://joe:{PASSWORD}@h"), 2)
+    _said(here("plan", "my.toml", given))
     door.status, before = 200, door.refused
-    _run(tmp_path, "report", "my.toml", given, GEO_SUBSET_LOG="json")
+    _said(_alone("report", "my.toml", given, GEO_SUBSET_LOG="json"))
     assert door.refused == before, "the client sends what the URL holds"
     assert f"http://***@{host}" in (tmp_path / "run" / "run.toml").read_text()
 
     # The folder's own run file: what is done is looked at without the password, and needs it for more.
     (tmp_path / "again.toml").write_text((tmp_path / "run" / "run.toml").read_text())
-    states = json.loads(_run(tmp_path, "status", "again.toml", "--json"))
+    states = json.loads(_said(here("status", "again.toml", "--json")))
     assert {state["state"] for state in states.values()} == {"done"}
-    _run(tmp_path, "status", "my.toml", given)
-    _run(tmp_path, "verify", "again.toml")
-    _run(tmp_path, "report", "again.toml")
+    _said(here("status", "my.toml", given))
+    _said(here("verify", "again.toml"))
+    _said(here("report", "again.toml"))
     more = ("retrieve", "again.toml", "--set=retrieve.num_images=7")
-    assert "GEO_SUBSET_CREDENTIALS" in _run(tmp_path, *more, wanted=2)
-    _run(tmp_path, *more, GEO_SUBSET_CREDENTIALS=f"http://joe:{PASSWORD}@{host}")
+    assert "GEO_SUBSET_CREDENTIALS" in _said(here(*more), 2)
+    monkeypatch.setenv("GEO_SUBSET_CREDENTIALS", f"http://joe:{PASSWORD}@{host}")
+    _said(here(*more))
 
 
 @pytest.mark.ci
-def test_what_is_planted_in_a_signed_url_is_found_nowhere(tmp_path, door):
+def test_what_is_planted_in_a_signed_url_is_found_nowhere(tmp_path, door, geo_subset_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = geo_subset_here
     signed = f"http://127.0.0.1:{door.server_port}/captions.tsv?X-Amz-Date=1&X-Amz-Signature={SIGNATURE}"
     (tmp_path / "names.txt").write_text("Times Square\n")
     (tmp_path / "my.toml").write_text(
         'run = "run"\n[places]\nsource = "list"\npath = "names.txt"\ncontext = "New York"\n'
         f'[retrieve]\nstrategy = "captions"\n[retrieve.captions]\npath = "{signed}"\nmin_confidence = 0.0\n'
     )
-    said = _run(tmp_path, "retrieve", "my.toml")
+    said = _said(_alone("retrieve", "my.toml"))
     assert "from 1 captions" in said
     assert "X-Amz-Signature=***" in (tmp_path / "run" / "run.toml").read_text()
-    again = _run(tmp_path, "retrieve", "my.toml", f"--set=retrieve.captions.path={signed.replace('Date=1', 'Date=2')}")
+    again = _said(here("retrieve", "my.toml", f"--set=retrieve.captions.path={signed.replace('Date=1', 'Date=2')}"))
     assert "nothing to do" in again, "signed anew it is the same file"
     gone = f"{signed.replace('captions.tsv', 'gone.tsv')}"
-    _run(tmp_path, "retrieve", "my.toml", f"--set=retrieve.captions.path={gone}", wanted=2)
-    _run(tmp_path, "retrieve", "my.toml", f"--set=run=ftp://joe:{PASSWORD}@127.0.0.1:1/x", wanted=2)
-    _run(tmp_path, "retrieve", "my.toml", f"--set=run=s3://joe:{PASSWORD}@bucket/x", wanted=2, **S3)
+    _said(here("retrieve", "my.toml", f"--set=retrieve.captions.path={gone}"), 2)
+    _said(here("retrieve", "my.toml", f"--set=run=ftp://joe:{PASSWORD}@127.0.0.1:1/x"), 2)
+    _said(_alone("retrieve", "my.toml", f"--set=run=s3://joe:{PASSWORD}@bucket/x", **S3), 2)
