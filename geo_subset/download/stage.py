@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, storage, tables, wording
+from geo_subset import cluster, progress, statefiles, storage, tables, wording
 from geo_subset.download import index
 from geo_subset.download.plan import Shard, plan_all
 from geo_subset.errors import StageError, TooFewImagesError
@@ -227,7 +227,9 @@ def _begin(
     if lists:
         records = folder.start(len(shards) + len(lists) + 1)
     known = {_INDEX, *(shard.name for shard in shards), *(_list_name(n) for n in range(1, len(lists) + 1))}
-    for name in sorted(records.keys() - known):
+    given_up = sorted(records.keys() - known)
+    statefiles.remove_records(folder.url, given_up)
+    for name in given_up:
         progress.log.warning("%s is given up: the list of the retry pass it belongs to has gone", name)
         for entry in records.pop(name).files:
             storage.remove(folder.path(entry.path))
