@@ -24,12 +24,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import math
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,13 +35,15 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
 
-from geo_subset.download import area, reasons
+from geo_subset.download import apart, area, reasons
+from geo_subset.download.effort import bounded
+from geo_subset.download.heads import MAX_PIXELS, is_cut
+from geo_subset.download.heads import header as header
+from geo_subset.download.picture import Header as Header
+from geo_subset.download.picture import PictureError as PictureError
 from geo_subset.settings import DownloadSettings
 
-#: JPEGs can be decoded reduced, and hold no transparency; other formats get a quarter.
-MAX_PIXELS = 100_000_000
 #: Bytes that all pictures in work in this process may hold together, by an estimate from their headers.
 MEMORY = 768 << 20
 
@@ -51,11 +51,6 @@ MEMORY = 768 << 20
 _MARGIN = 2
 #: Bytes a pixel while anything but a JPEG is decoded: 4 channels of 16 bits, their 8-bit copy, and the decoder's own.
 _OTHER_BYTES = 16
-#: What OpenCV can decode, as far as this build of Pillow can read its headers.
-Image.init()
-_FORMATS: list[str] = [
-    name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF") if name in Image.OPEN
-]
 #: As IMREAD_UNCHANGED reads a JPEG (grey or colour as it is, not turned), but smaller.
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _FLAGS = {
@@ -65,10 +60,7 @@ _FLAGS = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8 | _AS_STORED,
 }
 _QUALITY = {"jpg": cv2.IMWRITE_JPEG_QUALITY, "png": cv2.IMWRITE_PNG_COMPRESSION, "webp": cv2.IMWRITE_WEBP_QUALITY}
-#: JPEG markers (ITU-T T.81, table B.1).
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_SCAN, _END_OF_JPEG = 0xDA, b"\xff\xd9"
+_END_OF_JPEG = b"\xff\xd9"
 
 #: glibc's mallopt (malloc.h): which blocks are mapped on their own, and how much that is free is kept, in bytes.
 _MALLOPT = {-3: 8 << 20, -1: 16 << 20}
@@ -79,16 +71,6 @@ if hasattr(ctypes.CDLL(None), "mallopt"):
     # image of 512 x 384 pixels, a quarter of its CPU.
     for parameter, value in _MALLOPT.items():
         ctypes.CDLL(None).mallopt(parameter, value)
-# Pillow warns below the limit set here, once for each worker, into logs that nobody reads.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-
-class PictureError(Exception):
-    """No picture can be stored; `reason` is one of `reasons.REASONS`, the text begins with it."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -102,56 +84,48 @@ class Picture:
     original_height: int
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the head of an image file says. `scans` is where a JPEG's first scan begins, 0 where that is not known;
-    `channels` are then 1 (grey), 3 (colour) or 4 (CMYK), and `coefficients` the bytes that its decoder keeps because
-    the image comes in several scans."""
-
-    is_jpeg: bool
-    width: int
-    height: int
-    scans: int = 0
-    channels: int = 0
-    coefficients: int = 0
-
-
 def resized(body: bytes, head: Header, settings: DownloadSettings) -> Picture:
     """Decodes an image (of an animation: its first), resizes and encodes it as `settings` say. `head`: its header.
 
     `keep_ratio` and `keep_ratio_largest` never enlarge: that adds no information. `center_crop` and `border` do, as
     they promise one shape for all images. Waits while other threads hold the memory that the image needs.
 
-    Raises PictureError with TOO_MANY_PIXELS, TOO_SMALL, ASPECT_RATIO, TRUNCATED or UNDECODABLE, and MemoryError.
+    Raises PictureError with TOO_MANY_PIXELS, TOO_COSTLY, TOO_SMALL, ASPECT_RATIO, TRUNCATED or UNDECODABLE, and
+    MemoryError.
     """
+    if not head.apart:
+        return resized_here(body, head, settings)
+    with _memory.held(_bytes_needed(head, 1, *_scaled_size(head.width, head.height, settings))):
+        data, sizes = apart.resized(body, head, settings)
+        return Picture(data, *sizes)
+
+
+def effort(body: bytes, head: Header, settings: DownloadSettings) -> int:
+    """The work of `resized` at most, counted in pixels of an ordinary JPEG. Raises PictureError as `resized` does."""
+    made = math.prod(_scaled_size(head.width, head.height, settings))
+    return head.effort + 2 * len(body) + head.width * head.height + made
+
+
+def resized_here(body: bytes, head: Header, settings: DownloadSettings) -> Picture:
+    """The same in this process, whatever the decoder then takes."""
     size = _scaled_size(head.width, head.height, settings)
     if head.scans and body.rfind(_END_OF_JPEG, head.scans) < 0:
         raise PictureError(reasons.TRUNCATED)
     part = _decoded_part(head, *size)
     with _memory.held(_bytes_needed(head, part, *size)):
+        body = bounded(body, head)
         image = _decoded_jpeg(body, head, part, shrunk=math.prod(size) < head.width * head.height)
         if image is None:
             image = _decoded(body, part)
         height, width = image.shape[:2]
-        if part == 1 and (width, height) != (head.width, head.height):  # a TIFF on its side is turned by some
+        if head.turned and (width, height) == (head.height, head.width):
             head = replace(head, width=width, height=height)
             size = _scaled_size(width, height, settings)
+        if (width, height) != (-(-head.width // part), -(-head.height // part)):
+            raise PictureError(reasons.UNDECODABLE, f"{width:,} x {height:,}, not as its head says")
         image = _fitted(_scaled(image, head, part, size), settings)
         height, width = image.shape[:2]
         return Picture(_encoded(image, settings), width, height, head.width, head.height)
-
-
-def header(body: bytes) -> Header:
-    """Reads no more than the head of a file, which tells what is no image or would not fit into memory.
-
-    Raises PictureError with NOT_AN_IMAGE, TOO_MANY_PIXELS or TRUNCATED.
-    """
-    head = _jpeg_header(body) or _other_header(body)
-    if not head.width or not head.height:
-        raise PictureError(reasons.NOT_AN_IMAGE, f"{head.width} x {head.height}")
-    if head.width * head.height > (MAX_PIXELS if head.is_jpeg else MAX_PIXELS // 4):
-        raise PictureError(reasons.TOO_MANY_PIXELS, f"{head.width:,} x {head.height:,}")
-    return head
 
 
 @contextlib.contextmanager
@@ -171,49 +145,6 @@ def silent_decoders() -> Iterator[None]:
         os.dup2(standard_error, 2)
         os.close(standard_error)
         os.close(nowhere)
-
-
-def _jpeg_header(body: bytes) -> Header | None:
-    """None: no JPEG, or one with something unusual before its first scan (ITU-T T.81, annex B)."""
-    if body[:3] != b"\xff\xd8\xff":
-        return None
-    at, frame, progressive = 2, b"", False
-    while at + 4 < len(body) and body[at] == 0xFF:
-        marker = body[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        if marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # these have no length
-            return None
-        following = at + 2 + int.from_bytes(body[at + 2 : at + 4], "big")
-        if marker == _SCAN:
-            several = progressive or body[at + 4] < frame[5] if frame else False
-            return _of_frame(frame, at, several) if frame else None
-        if marker in _FRAMES:
-            frame, progressive = body[at + 4 : following], marker in _PROGRESSIVE
-            if len(frame) < 9 or len(frame) != 6 + 3 * frame[5]:
-                return None
-        at = following
-    return None
-
-
-def _of_frame(frame: bytes, scans: int, several: bool) -> Header:
-    width, height = int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
-    across, down = [sampling >> 4 for sampling in frame[7::3]], [sampling & 15 for sampling in frame[7::3]]
-    blocks = sum(a * d for a, d in zip(across, down, strict=True)) / max(1, max(across) * max(down))
-    return Header(True, width, height, scans, frame[5], int(2 * blocks * width * height) if several else 0)
-
-
-def _other_header(body: bytes) -> Header:
-    try:
-        with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
-            is_jpeg = image.format in ("JPEG", "MPO")
-            coefficients = 8 * image.width * image.height if is_jpeg else 0
-            return Header(is_jpeg, image.width, image.height, coefficients=coefficients)
-    except Image.DecompressionBombError as error:
-        raise PictureError(reasons.TOO_MANY_PIXELS) from error
-    except Exception as error:  # decoders raise all kinds of errors on bytes that are no image
-        raise PictureError(reasons.TRUNCATED if _is_cut(body) else reasons.NOT_AN_IMAGE) from error
 
 
 def _scaled_size(width: int, height: int, settings: DownloadSettings) -> tuple[int, int]:
@@ -245,7 +176,7 @@ def _decoded_part(head: Header, width: int, height: int) -> int:
 def _bytes_needed(head: Header, part: int, width: int, height: int) -> int:
     """An estimate of what decoding, scaling to `width` x `height` and encoding hold at one time."""
     pixel = 3 if head.is_jpeg else _OTHER_BYTES
-    decoded = head.coefficients + pixel * (head.width // part + 1) * (head.height // part + 1)
+    decoded = head.decoder_bytes + pixel * (head.width // part + 1) * (head.height // part + 1)
     if (width, height) != (head.width, head.height):
         decoded += area.bytes_needed(head.width // part + 1, 3)
     if decoded > MEMORY:
@@ -286,7 +217,7 @@ def _decoded(body: bytes, part: int) -> Any:
         image = None
     # Values of other types have no known range, and no format is stored with two or five channels.
     if image is None or image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] != 3):
-        raise PictureError(reasons.TRUNCATED if _is_cut(body) else reasons.UNDECODABLE)
+        raise PictureError(reasons.TRUNCATED if is_cut(body) else reasons.UNDECODABLE)
     return image
 
 
@@ -297,15 +228,6 @@ def _on_white(image: Any) -> Any:
     cv2.multiply(colour, alpha, dst=colour, scale=1 / 255)
     cv2.bitwise_not(alpha, dst=alpha)
     return cv2.add(colour, alpha, dst=colour)
-
-
-def _is_cut(body: bytes) -> bool:
-    """Whether a file that could not be decoded, or not even opened, ends before its format says so."""
-    if body.startswith(b"\x89PNG"):
-        return b"IEND" not in body
-    if body.startswith(b"GIF8"):
-        return not body.rstrip(b"\0").endswith(b";")
-    return body.startswith(b"RIFF") and int.from_bytes(body[4:8], "little") + 8 > len(body)
 
 
 def _scaled(image: Any, head: Header, part: int, size: tuple[int, int]) -> Any:

@@ -2,7 +2,8 @@
 
 One thread does it all, as a web server does: while a host is waited for, it fetches from others, or resizes. Two
 threads would hand Python's lock to and fro a dozen times an image; a node's other CPUs have processes of their own.
-Only large pictures, and all where the process may use several CPUs, are resized on other threads. Nothing is put on
+Only pictures that take long, and all where the process may use several CPUs, are resized on other threads; those that
+have a process of their own (`apart`) wait for no others, and no others for them. Nothing is put on
 anything but the schedule, so that a pause (a host's rest, a retry's backoff) holds nothing up.
 
 Memory of a process, whatever the hosts send, beside what interpreter and libraries take (some 250 MB): bodies of up to
@@ -32,7 +33,7 @@ from geo_subset.download.fetch import Terms, fetch
 from geo_subset.download.hosts import Schedule, Wait
 from geo_subset.download.http_client import Client
 from geo_subset.download.img2dataset_adapter import ShardWriter
-from geo_subset.download.pixels import Header, Picture, PictureError, resized
+from geo_subset.download.pixels import Header, Picture, PictureError, effort, resized
 from geo_subset.download.reach import Reach
 from geo_subset.download.reasons import FetchError
 from geo_subset.download.shards import ShardFiles, check
@@ -45,7 +46,7 @@ from geo_subset.settings import DownloadSettings
 AT_A_TIME = 256
 #: Seconds after which rows are looked for again at the latest.
 _LOOK = 0.1
-#: Pixels of a picture that sockets can wait for while it is decoded: some 30 ms. Larger ones go to another thread.
+#: Effort (`pixels.effort`) that sockets can wait for: some 30 ms. Pictures that take more go to another thread.
 _SMALL = 4_000_000
 #: Bytes of all bodies over http_wire.LARGE that are being received or decoded at a time; while one is put together
 #: from its parts, it takes twice its size.
@@ -132,8 +133,9 @@ class _Download:
         """Returns when every row is written."""
         # With one CPU, a second thread would only get into the way of this one.
         small = _SMALL if cpus < 2 else 0
-        with ThreadPoolExecutor(max(1, round(cpus)), "images") as pool, Loop() as loop:
-            resize = functools.partial(self._resized, pool, small)
+        images, apart = (ThreadPoolExecutor(max(1, round(cpus)), name) for name in ("images", "apart"))
+        with images, apart, Loop() as loop:
+            resize = functools.partial(self._resized, images, apart, small)
             while (wait := self._hand_out(loop, resize)) is not None:
                 loop.turn(wait)
                 self._show()
@@ -243,12 +245,14 @@ class _Download:
                 raise lacking
         self._schedule.again(row, time.monotonic() + _SHORTAGE_PAUSE)
 
-    def _resized(self, pool: ThreadPoolExecutor, small: int, body: bytes, head: Header) -> tuple[Picture, str]:
+    def _resized(
+        self, images: ThreadPoolExecutor, apart: ThreadPoolExecutor, small: int, body: bytes, head: Header
+    ) -> tuple[Picture, str]:
         """What is stored of an image, and the SHA-256 of what it was made from."""
         self._fetched += 1
         try:
-            if head.width * head.height > small:
-                return result_of(pool.submit(_stored, body, head, self._settings))
+            if head.apart or effort(body, head, self._settings) > small:
+                return result_of((apart if head.apart else images).submit(_stored, body, head, self._settings))
             give_way()
             return _stored(body, head, self._settings)
         finally:

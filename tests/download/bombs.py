@@ -12,7 +12,7 @@ from PIL import Image
 from .conftest import image_bytes
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -24,7 +24,7 @@ def png(
     deflate = zlib.compressobj(1)
     data = b"".join(deflate.compress(row) for _ in range(height if rows is None else rows)) + deflate.flush()
     head = struct.pack(">IIBBBBB", width, height, depth, 6, 0, 0, 0)
-    chunks = _chunk(b"IHDR", head) + before + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    chunks = chunk(b"IHDR", head) + before + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
@@ -47,7 +47,7 @@ def png_with_text(kind: bytes) -> bytes:
     """A small picture with a compressed text or colour profile of 200 MB."""
     deflate = zlib.compressobj(6)
     text = b"".join(deflate.compress(bytes(1 << 20)) for _ in range(200)) + deflate.flush()
-    return png(64, 64, before=_chunk(kind, b"name\0\0" + text))
+    return png(64, 64, before=chunk(kind, b"name\0\0" + text))
 
 
 def jpeg(width: int, height: int) -> bytes:

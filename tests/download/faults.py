@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import bombs
+from . import bombs, dearest
 from .hostile import GOOD, Behaviour, drip, flood, head, ok, redirect, reset, say, silent, unasked
 
 IMAGE = "an image"
@@ -22,6 +22,10 @@ def gzip_bomb(coding: str = "gzip", layers: int = 1) -> bytes:
     for _ in range(layers - 1):
         body = gzip.compress(body)
     return body
+
+
+def _packed(make: Callable[[int], bytes], n: int) -> bytes:
+    return gzip.compress(make(n))
 
 
 _JPEG = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n"
@@ -191,6 +195,19 @@ FAULTS: list[Fault] = [
     _fault("TIFF of 36 megapixels", "too many pixels", Content(bombs.tiff_of_36_megapixels), heavy=True),
     _fault("TIFF that promises 24 megapixels", IMAGE, Content(bombs.tiff, 4899, 4899), _NO_IMAGE, heavy=True),
     _fault("BMP of 900 megapixels", "too many pixels", Content(bombs.bmp, 30_000, 30_000)),
+    # Images that cost nothing to send: 60 kB each, packed.
+    *(_fault(make.__name__.replace("_", " "), fetched, Content(_packed, make, n, Content_Encoding="gzip"), in_shard)
+      for make, n, fetched, in_shard in [
+          (dearest.jpeg_of_segments, 15_000_000, "too costly", None),
+          (dearest.jpeg_of_scans, 500, IMAGE, "too costly"),
+          (dearest.png_of_chunks, 5_000_000, "too costly", None),
+          (dearest.png_of_late_texts, 1500, IMAGE, IMAGE),
+          (dearest.gif_of_comments, 15_000_000, IMAGE, _NO_IMAGE),
+          (dearest.gif_of_clear_codes, 30_000, IMAGE, "too costly|undecodable image"),
+          (dearest.ppm_of_comment, 60_000_000, "not an image", None),
+          (dearest.tiff_of_one_strip_for_all, 1_000_000, "too costly", None),
+          (dearest.tiff_of_scans, 500, IMAGE, "too costly|undecodable image"),
+      ]),
     *(_fault(f"{form}, cut", "an image|" + _NO_IMAGE, Content(bombs.cut, form), _NO_IMAGE)
       for form in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000")),
 ]  # fmt: skip

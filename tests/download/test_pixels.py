@@ -283,7 +283,7 @@ def test_a_progressive_jpeg_counts_for_more_than_its_pixels() -> None:
         at = body.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5
         body[at : at + 4] = (9_900).to_bytes(2, "big") + (9_900).to_bytes(2, "big")
         head = header(bytes(body))
-        assert head.coefficients == (6 * 9_900 * 9_900 if progressive else 0)
+        assert head.decoder_bytes == (6 * 9_900 * 9_900 if progressive else 0)
     with pytest.raises(PictureError, match=reasons.TOO_MANY_PIXELS):
         resized(bytes(body), wish(resize_mode="no"))
 

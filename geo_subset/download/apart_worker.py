@@ -1,0 +1,56 @@
+"""What runs in the processes of `apart`."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from geo_subset.download import reasons
+from geo_subset.download.picture import Header, PictureError
+from geo_subset.download.pixels import MEMORY, resized_here
+from geo_subset.settings import DownloadSettings
+
+
+def serve(descriptor: int) -> None:
+    """Answers until the process that asks is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with whom it works for
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with Connection(descriptor) as connection:
+        while True:
+            try:
+                request, body = json.loads(connection.recv_bytes()), connection.recv_bytes()
+            except (EOFError, OSError):
+                return
+            _limit(request["seconds"])
+            answer, data = _answer(request, body)
+            connection.send_bytes(json.dumps(answer).encode())
+            connection.send_bytes(data)
+
+
+def _limit(seconds: int) -> None:
+    memory = Path("/proc/self/statm")
+    if memory.exists():
+        _set(resource.RLIMIT_AS, int(memory.read_text().split()[0]) * resource.getpagesize() + MEMORY)
+    _set(resource.RLIMIT_CPU, math.ceil(time.process_time()) + seconds)
+
+
+def _set(resource_: int, most: int) -> None:
+    hard = resource.getrlimit(resource_)[1]
+    resource.setrlimit(resource_, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _answer(request: dict[str, object], body: bytes) -> tuple[dict[str, object], bytes]:
+    try:
+        head = Header(**request["head"])  # type: ignore[arg-type]
+        picture = resized_here(body, head, DownloadSettings.model_validate(request["settings"]))
+    except PictureError as error:
+        return {"reason": error.reason, "detail": str(error).partition(": ")[2]}, b""
+    except MemoryError:
+        return {"reason": reasons.TOO_COSTLY, "detail": "more memory than a picture may take"}, b""
+    sizes = [picture.width, picture.height, picture.original_width, picture.original_height]
+    return {"sizes": sizes}, picture.data
