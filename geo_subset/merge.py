@@ -367,7 +367,7 @@ def _is_blocked(host: str, domains: set[str]) -> bool:
 
 
 @contextmanager
-def _database(threads: int, files: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+def _database(threads: int, files: Sequence[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
     with storage.database(MEMORY_LIMIT, threads, files) as database:
         urls.define_sql(database)
         database.execute("SET lock_configuration = true")  # a user's condition runs here

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from pipeline_runs import samples, tables, words
 
+from geo_subset import layout, statefiles
+
 OTHER = ("--set=download.image_size=128",)
 
 
@@ -98,3 +100,11 @@ def test_a_place_more_supersedes_all_that_follows_and_one_line_says_so(run_file,
     status, out, err = geo_subset_here(*words("merge", run_file, run, *places))
     assert "nothing to do" in out
     assert tables(run) == made
+
+
+def test_every_file_of_a_run_has_a_name_of_its_stage(run):
+    """What the layout does not know could neither be set aside nor be told from a stranger's."""
+    folder, _ = run
+    for stage in ("places", "retrieve", "merge", "download", "report"):
+        manifest = statefiles.read_manifest(layout.stage_url(str(folder), stage))
+        assert [entry.path for entry in manifest.files if not layout.is_own(stage, entry.path)] == []
