@@ -35,7 +35,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from geo_subset import manifests, stopping, storage
@@ -77,9 +76,6 @@ class Holder:
     def __str__(self) -> str:
         job = f", Ray job {self.job}" if self.job else ""
         return f"{self.user}@{self.host}, PID {self.pid}{job}, since {self.since} ({self.command})"
-
-
-_HOLDER = msgspec.json.Decoder(Holder)
 
 
 def holder(run_url: str) -> Holder | None:
@@ -320,7 +316,7 @@ def _read(run_url: str) -> bytes | None:
 def _parsed(text: bytes | None) -> Holder | None:
     """None if there is none, or it is half written, damaged or of another version."""
     try:
-        there = manifests.decoded(text or b"", _HOLDER)
+        there = manifests.decoded(text or b"", Holder)
     except ValueError:
         return None
     texts = {name: _shown(value) for name, value in vars(there).items() if isinstance(value, str)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -201,11 +202,6 @@ class _Manifest:
 
 
 _Kind = TypeVar("_Kind")
-# msgspec looks at a class when it first needs it. Two threads that do so at once would crash: so it is done here.
-_MANIFEST = msgspec.json.Decoder(_Manifest)
-_RECORD = msgspec.json.Decoder(_Record)
-_STARTED = msgspec.json.Decoder(Started)
-msgspec.convert({}, _Extra)
 
 
 def manifest_to_json(manifest: Manifest) -> str:
@@ -229,7 +225,7 @@ def manifest_to_json(manifest: Manifest) -> str:
 
 def manifest_from_json(text: bytes | str) -> Manifest:
     """Raises ValueError if the text is no manifest, saying in one line why."""
-    tree = decoded(text, _MANIFEST)
+    tree = decoded(text, _Manifest)
     files = {entry.path: entry for entry in tree.files}
     if len(files) < len(tree.files) or len({u.unit for u in tree.units}) < len(tree.units):
         raise ValueError("it names a file or a unit twice")
@@ -256,7 +252,7 @@ def record_to_json(record: Record, fingerprint: str) -> str:
 def record_from_json(text: bytes | str | None, fingerprint: str, unit: str) -> Record | None:
     """None if there is no text, or it is damaged, or of another fingerprint or unit: then the unit is not done."""
     try:
-        tree = decoded(text or b"", _RECORD)
+        tree = decoded(text or b"", _Record)
         if tree.fingerprint != fingerprint or tree.unit != unit or "finished" not in tree.extra:
             return None
         return _checked(Record(tree.unit, tree.files, tree.counters, tree.extra))
@@ -271,15 +267,28 @@ def started_to_json(started: Started) -> str:
 def started_from_json(text: bytes | str | None) -> Started | None:
     """None if there is no text, or it is damaged: then the stage was not started."""
     try:
-        return decoded(text or b"", _STARTED)
+        return decoded(text or b"", Started)
     except ValueError:
         return None
 
 
-def decoded(text: bytes | str, decoder: msgspec.json.Decoder[_Kind]) -> _Kind:
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+_making = threading.Lock()
+
+
+def _decoder(kind: type[_Kind]) -> msgspec.json.Decoder[_Kind]:
+    """Made by one thread alone: msgspec ends the process where two look at a type for the first time."""
+    with _making:
+        if kind not in _decoders:
+            msgspec.convert({}, _Extra)
+            _decoders[kind] = msgspec.json.Decoder(kind)
+        return _decoders[kind]
+
+
+def decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
     """What a JSON text holds, all types checked. Raises ValueError if it is not of that kind, and says why."""
     try:
-        return decoder.decode(text)
+        return _decoder(kind).decode(text)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
     except RecursionError as error:
