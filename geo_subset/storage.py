@@ -141,7 +141,7 @@ def create(url: str, text: str) -> bool:
         fs.pipe_file(path, text.encode(), mode="create")
     except OSError as error:  # if there is one: FileExistsError, or EINVAL from s3fs
         no_answer = error.errno is None and not isinstance(error, FileExistsError)
-        if no_answer or read_text(url) is None:
+        if no_answer or read_bytes(url, 1) is None:
             raise
         return False
     return True

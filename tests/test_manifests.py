@@ -8,6 +8,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,36 @@ def test_what_was_written_is_read() -> None:
 def test_what_is_not_counted_is_zero() -> None:
     tree = {**TREES["manifest"], "counters": {}}
     assert manifests.manifest_from_json(json.dumps(tree)).counters["rows"] == 0
+
+
+#: Many threads that read records and the like, all for the first time in this process.
+READERS = """
+import sys, threading
+from geo_subset import lease, manifests
+sys.setswitchinterval(1e-6)
+record, started, manifest, held = sys.stdin.read().splitlines()
+together = threading.Barrier(16)
+failed = []
+
+def read():
+    together.wait()
+    for _ in range(20):
+        if not (
+            manifests.record_from_json(record, "0123456789abcdef" * 4, "chunk-000000")
+            and manifests.started_from_json(started) and manifests.manifest_from_json(manifest) and lease._parsed(held)
+        ):
+            failed.append(True)
+
+threads = [threading.Thread(target=read) for _ in range(16)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+sys.exit(bool(failed))
+"""
+
+
+def test_many_threads_may_begin_to_read_at_once() -> None:
+    texts = "\n".join(json.dumps(TREES[kind]) for kind in ("record", "started", "manifest", "lease"))
+    subprocess.run([sys.executable, "-c", READERS], input=texts, text=True, check=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
