@@ -11,8 +11,8 @@ from geo_subset.download.picture import STEPS, Header, PictureError, UnreadableE
 
 #: How much wider or higher than the picture its parts may be: a grid's last tiles stick out.
 _MARGIN = 64
-#: Pixels that are decoded, as times the picture's: transparency, layers and a second rendering each take as many again.
-_TIMES, _LEAST = 8, 4_000_000
+#: Pixels that are decoded, as times the picture's: transparency takes as many again, and so does each layer.
+_TIMES, _LEAST = 4, 4_000_000
 _FRAME_HEADER, _FRAME = 3, 6
 
 _Size = tuple[int, int]

@@ -5,6 +5,8 @@ Each is counted as the decoder would come to it, at a billion bytes a second or 
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 
 from geo_subset.compiled import compiled
@@ -18,7 +20,7 @@ _SCANS, _SCANS_OF_EACH, _SAMPLES, _MOST_SAMPLES = 100, 30, 100_000_000, 1_500_00
 #: files made without compression.
 _CLEARS, _PIXELS_A_CLEAR = 25_000, 100
 #: Chunks of a PNG with texts that may be unpacked; they are left out, as nothing of a picture is in them.
-_TEXTS, _CHUNKS = (b"zTXt", b"iTXt"), 100_000
+_TEXTS, _CHUNKS, _CHUNK = (b"zTXt", b"iTXt"), 100_000, struct.Struct(">I4s")
 
 
 def bounded(body: bytes, head: Header) -> bytes:
@@ -32,7 +34,7 @@ def bounded(body: bytes, head: Header) -> bytes:
         most = _CLEARS + head.width * head.height // _PIXELS_A_CLEAR
         if _clears(np.frombuffer(body, np.uint8), most) > most:
             raise PictureError(reasons.TOO_COSTLY, f"more than {most:,} clear codes")
-    elif head.form == "PNG" and any(kind in body for kind in _TEXTS):
+    elif head.form == "PNG":
         return _without_texts(body)
     return body
 
@@ -85,14 +87,18 @@ def _next_marker(values, words, at):  # type: ignore[no-untyped-def]
 def _without_texts(body: bytes) -> bytes:
     kept, at, since = [], 8, 0
     for _ in range(_CHUNKS):
-        kind, end = body[at + 4 : at + 8], at + 12 + int.from_bytes(body[at : at + 4], "big")
+        if at + 12 > len(body):
+            break
+        length, kind = _CHUNK.unpack_from(body, at)
         if kind in _TEXTS:
             kept.append(body[since:at])
-            since = end
-        at = end
-        if at >= len(body) or kind == b"IEND":
-            return b"".join([*kept, body[since:]])
-    raise PictureError(reasons.TOO_COSTLY, f"more than {_CHUNKS:,} chunks")
+            since = at + 12 + length
+        elif kind == b"IEND":
+            break
+        at += 12 + length
+    else:
+        raise PictureError(reasons.TOO_COSTLY, f"more than {_CHUNKS:,} chunks")
+    return b"".join([*kept, body[since:]]) if kept else body
 
 
 @compiled

@@ -3,14 +3,15 @@
 One thread does it all, as a web server does: while a host is waited for, it fetches from others, or resizes. Two
 threads would hand Python's lock to and fro a dozen times an image; a node's other CPUs have processes of their own.
 Only pictures that take long, and all where the process may use several CPUs, are resized on other threads; those that
-have a process of their own (`apart`) wait for no others, and no others for them. Nothing is put on
-anything but the schedule, so that a pause (a host's rest, a retry's backoff) holds nothing up.
+are decoded in a process of their own (`apart`) hold up no others. Nothing is put on anything but the schedule, so that
+a pause (a host's rest, a retry's backoff) holds nothing up.
 
 Memory of a process, whatever the hosts send, beside what interpreter and libraries take (some 250 MB): bodies of up to
 2 MB (`http_wire.LARGE`) for each image in work, 512 MB for 256 of them; larger bodies 256 MB in all (twice
-`_LARGE_BODIES`); pictures while they are decoded and resized 768 MB in all (`pixels.MEMORY`), and a small one. A body
-that turns out to be a large one while there is no room is dropped, and its row put aside until there is: waiting with
-the connection open would use up the time that the host has.
+`_LARGE_BODIES`); pictures while they are decoded and resized 768 MB in all (`pixels.MEMORY`), and a small one. Each
+process that decodes apart, one for each CPU, takes some 200 MB, and 768 MB more at most. A body that turns out to be a
+large one while there is no room is dropped, and its row put aside until there is: waiting with the connection open
+would use up the time that the host has.
 """
 
 from __future__ import annotations

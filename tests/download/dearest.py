@@ -298,6 +298,11 @@ def avif_of_frames(n: int, side: int = 2000) -> bytes:
     return head + struct.pack(">I", 8 + len(data)) + b"mdat" + data
 
 
+def avif_of_few_frames(n: int) -> bytes:
+    """As many as there may be."""
+    return avif_of_frames(min(n, 3), 5000)
+
+
 DEAREST: dict[str, list[Make]] = {
     "JPEG": [
         jpeg_of_segments, jpeg_of_scans, jpeg_of_large_scans, jpeg_of_segments_between_scans, jpeg_with_arithmetic,
@@ -310,7 +315,7 @@ DEAREST: dict[str, list[Make]] = {
     "PNM": [ppm_of_comment, ppm_of_zeros, pbm_of_letters],
     "TIFF": [tiff_of_one_strip_for_all, tiff_of_scans, tiff_of_directories, tiff_flat, tiff_of_tile],
     "JPEG 2000": [jpeg2000_flat, jpeg2000_of_small_blocks, jpeg2000_of_tiles, jpeg2000_of_noise],
-    "AVIF": [avif_flat, avif_of_noise, avif_of_frames],
+    "AVIF": [avif_flat, avif_of_noise, avif_of_frames, avif_of_few_frames],
 }  # fmt: skip
 #: Makers of pictures of n x n: more than 25 megapixels would be refused by their size alone.
 _SIDES = {
@@ -332,6 +337,6 @@ def largest(make: Make, packed: int) -> bytes:
         if len(more) > MAX_BYTES or len(gzip.compress(more, 6)) > packed:
             break
         body, before = more, body
-        if len(more) == len(before):  # it grows no more
+        if len(more) == len(before) and make not in _SIDES:  # it grows no more
             break
     return body
