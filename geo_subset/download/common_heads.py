@@ -11,6 +11,8 @@ from geo_subset.download.picture import STEPS, Header, PictureError, UnreadableE
 _BASELINE, _EXTENDED, _PROGRESSIVE, _ARITHMETIC, _ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1, 0xC2, 0xC9, 0xCA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SCAN, END = 0xDA, 0xD9
+#: Bytes between two segments of a JPEG that may belong to none.
+_JUNK = 4096
 #: Groups of Huffman trees that a WebP decoded in this process may have.
 _TREES = 1 << 14
 #: JPEG markers that no segment follows.
@@ -26,7 +28,7 @@ def jpeg(body: bytes) -> Header:
     """Segment by segment (ITU-T T.81, annex B); what lies between them is passed over, as libjpeg does."""
     at, kind, frame = 2, 0, b""
     for _ in range(STEPS):
-        at = body.find(b"\xff", at)
+        at = body.find(b"\xff", at, at + _JUNK)
         if at < 0:
             raise UnreadableError("no scan")
         marker, at = body[at + 1], at + 1
