@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -47,7 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     except GeoSubsetError as error:
         _ended("failed", f"geo-subset: {error}")
         return error.exit_status
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort, SystemExit) as error:
+        # While it starts, Ray takes SIGTERM for itself, and ends with its number.
+        if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
+            raise
         from geo_subset.ownership import in_ray_job
 
         again = "submit the job again" if in_ray_job() else f"geo-subset {shlex.join(map(redact_text, words))}"
@@ -253,6 +257,8 @@ def report(run: str, overrides: tuple[str, ...], address: str | None) -> None:
 
     events.set_up_logging()
     if of_folder := run_argument.is_folder(run):
+        if others := [each for each in overrides if not each.startswith(("report.", "cluster."))]:
+            raise click.UsageError(f"--set {others[0]}: of a run folder only the report is made; name the run file")
         loaded = run_argument.look(run, overrides).settings
     else:
         loaded = settings.load(run, overrides)
@@ -331,20 +337,26 @@ def clean(run: str, overrides: tuple[str, ...], address: str | None, yes: bool) 
     from geo_subset import status as shown
 
     events.set_up_logging()
-    run_url = ownership.check(run_argument.look(run, overrides).settings.run)
+    run_url = ownership.check_is_run(run_argument.look(run, overrides).settings.run)
     with lease.held(run_url):
-        found = list(superseding.apart(run_url))
+        superseding.complete_moves(run_url)
+        everything = list(superseding.apart(run_url))
+        found = [each for each in everything if isinstance(each, superseding.Superseded)]
+        for each in everything:
+            if isinstance(each, superseding.Unreadable):
+                _say(f"{each.stage:<9} {each.problem}")
         if not found:
             _say("nothing to free: no result is superseded")
             return
         for each in found:
             _say(shown.superseded_line(each))
-        freed = f"{sum(each.bytes for each in found) / 1e6:,.1f} MB in {sum(len(each.files) for each in found):,} files"
+        freed = shown.amount(found)
         if not yes and not _confirmed(f"Remove {freed}?"):
             _say("nothing was removed")
             return
-        for each in found:
-            superseding.remove(each)
+        for changed in map(superseding.remove, found):
+            for url in changed:
+                _say(f"{url} is not as it was recorded, and stays")
         _say(f"freed {freed}")
 
 
@@ -376,11 +388,11 @@ def demo(
     address: str | None,
 ) -> None:
     """The whole pipeline on an embedded world, no network."""
-    from geo_subset import events, ownership, pipeline, settings
+    from geo_subset import events, ownership, pipeline, settings, wording
     from geo_subset.demo import launch
 
     events.set_up_logging()
-    ownership.claim(str(out))
+    launch.claim(out)
     world = launch.build(out, places, images, port, corpus)
     run_file = launch.write_run_file(world, out)
     loaded = settings.load(run_file, overrides)
@@ -395,7 +407,7 @@ def demo(
     _say(
         f"\n{counters['retrieve']['places']:,} places, {counters['retrieve'].get('rows', 0):,} rows, "
         f"{counters['merge']['samples']:,} distinct images, {counters['download'].get('succeeded', 0):,} downloaded "
-        f"into {tars} shards"
+        f"into {wording.counted(tars, 'shard')}"
     )
     if truth is not None:
         _say(truth.sentence())

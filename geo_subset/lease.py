@@ -55,6 +55,10 @@ SETTLE = 1.0
 TICK = 1.0
 
 
+#: How a lease begins.
+_START = b'{\n "id": "'
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a run folder; what `_lease.json` holds."""
@@ -82,6 +86,12 @@ class Holder:
 def holder(run_url: str) -> Holder | None:
     """Who holds the run folder, or held it until it was killed; None if nobody does. See `lives`."""
     return _parsed(_read(run_url))
+
+
+def is_one(run_url: str) -> bool:
+    """Whether there is a lease in a folder, be it half written; and not a file of somebody else's under its name."""
+    text = storage.read_bytes(f"{run_url}/{FILE}", _BYTES)
+    return text is not None and (_START.startswith(text) or text.startswith(_START))
 
 
 def lives(held_by: Holder) -> bool | None:

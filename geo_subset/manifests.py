@@ -22,6 +22,8 @@ from msgspec import Meta
 _VERSIONS = ("geo-subset", "pyarrow", "duckdb", "ray", "img2dataset")
 #: Bytes of a manifest, of a record and of what `Started` is read from; what is longer is damaged.
 MANIFEST_BYTES, RECORD_BYTES, STARTED_BYTES = 1 << 30, 64 << 20, 1 << 20
+#: Plans follow the rows, so a file cannot have any number of them. Every row has a text or a number of its own.
+MOST_ROWS_A_BYTE = 64
 #: How the names of units begin whose counters are negative: they take back what is tried again.
 RETRY = "retry-"
 
@@ -226,6 +228,7 @@ def manifest_to_json(manifest: Manifest) -> str:
 def manifest_from_json(text: bytes | str) -> Manifest:
     """Raises ValueError if the text is no manifest, saying in one line why."""
     tree = decoded(text, _Manifest)
+    _check_rows(tree.files)
     files = {entry.path: entry for entry in tree.files}
     if len(files) < len(tree.files) or len({u.unit for u in tree.units}) < len(tree.units):
         raise ValueError("it names a file or a unit twice")
@@ -301,10 +304,16 @@ def decoded(text: bytes | str, kind: type[_Kind]) -> _Kind:
         raise ValueError("it is nested too deeply") from error
 
 
+def _check_rows(files: Iterable[FileEntry]) -> None:
+    if lies := [entry.path for entry in files if entry.rows > MOST_ROWS_A_BYTE * entry.bytes]:
+        raise ValueError(f"{lies[0]} has more rows than its bytes can hold")
+
+
 def _checked(record: Record) -> Record:
     """Raises ValueError if what stages note of the unit has a wrong type, or its counters are impossible."""
     if min(record.counters.values(), default=0) < 0 and not record.unit.startswith(RETRY):
         raise ValueError(f"a counter of {record.unit} is negative")
+    _check_rows(record.files)
     try:
         msgspec.convert(record.extra, _Extra)
     except msgspec.MsgspecError as error:

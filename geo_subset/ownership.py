@@ -12,12 +12,11 @@ import re
 import sys
 from collections.abc import Iterator
 
-import fsspec
 import msgspec
 import tomli_w
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import layout, statefiles, storage
+from geo_subset import layout, lease, statefiles, storage
 from geo_subset.credentials import lacking
 from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
 
@@ -57,12 +56,25 @@ def open_run(run: str) -> str:
             f"run = {run!r}: as a Ray job this works in a copy of your folder, which is removed when it ends; name a "
             "folder that all nodes see by its whole path or as a URL: --set run=s3://bucket/folder"
         )
+    if "://" in run and "::" in run:
+        raise SettingsError(f"run = {run!r}: a run folder is one URL, not a chain of several ('::')")
     try:
-        fs, root = fsspec.core.url_to_fs(run)
+        fs, root = storage.filesystem(run)
         url = root if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(root)
     except Exception as error:  # object stores raise kinds of their own
         raise SettingsError(f"run = {run!r}: the run folder cannot be opened: {error}") from error
+    if not root.strip("/"):
+        raise SettingsError(f"run = {run!r}: this is the root of a file system; name a folder in it")
     return str(url).rstrip("/")
+
+
+def check_is_run(run: str) -> str:
+    """The URL of a folder that is a run's. Raises SettingsError if it is not."""
+    url = open_run(run)
+    with _errors_of(run, "read"):
+        if _mark(url) is None and not _is_older_run(url):
+            raise SettingsError(f"run = {run!r}: this is not a run folder")
+    return url
 
 
 def check(run: str) -> str:
@@ -75,7 +87,9 @@ def check(run: str) -> str:
         if _mark(url) is not None or _is_older_run(url):
             return url
         names = [*storage.folders(url), *sorted(storage.sizes(url))]
-    strange = [name for name in names if not name.startswith(".") and name != layout.LEASE]
+        if lease.is_one(url):
+            names.remove(layout.LEASE)
+    strange = [name for name in names if not name.startswith(".")]
     if strange:
         more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
         raise SettingsError(
@@ -134,6 +148,11 @@ def _is_own(text: bytes, mark: _Mark | None) -> bool:
     comments."""
     if mark is not None and mark.run_toml:
         return _digest(text) in mark.run_toml
+    return is_as_written(text)
+
+
+def is_as_written(text: bytes) -> bool:
+    """Whether a TOML file is as a program writes it, without anything that a person adds."""
     try:
         return tomli_w.dumps(tomllib.loads(text.decode())) == text.decode()
     except (ValueError, RecursionError):

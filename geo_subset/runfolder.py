@@ -303,7 +303,6 @@ class StageFolder:
             self.stage, self.fingerprint, files, total, seconds, versions(), units, usage, self.made_from
         )
         try:
-            self._remove_half_written(there)
             self._remove_unrecorded(there, {entry.path for entry in files})
             statefiles.write_manifest(self.url, manifest)
             self.tidy(manifest)
@@ -312,7 +311,8 @@ class StageFolder:
         return manifest
 
     def tidy(self, manifest: Manifest) -> None:
-        """Removes the records that the manifest replaces, if any is left."""
+        """Removes what a killed process left: half-written files, and records that the manifest replaces."""
+        self._remove_half_written(storage.sizes(self.url))
         if storage.sizes(f"{self.url}/{RECORDS}"):
             statefiles.remove_records(self.url, [record.unit for record in manifest.units], started=True)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from geo_subset import layout
+from geo_subset import layout, wording
 from geo_subset.lease import Holder
 from geo_subset.manifests import Progress, Sums
-from geo_subset.superseding import Superseded
+from geo_subset.superseding import Superseded, Unreadable
 
 #: What is told of a run's driver.
 _HOLDER = ("user", "host", "pid", "job", "since", "command")
@@ -21,11 +21,11 @@ _REASONS = 5
 
 
 def tree(
-    stages: Mapping[str, Progress], held_by: Holder | None, apart: Iterable[Superseded] = ()
+    stages: Mapping[str, Progress], held_by: Holder | None, apart: Iterable[Superseded | Unreadable] = ()
 ) -> dict[str, dict[str, Any]]:
     """Stage -> what --json prints. The first stage that is not done is the one that a living driver is at."""
     at = next((name for name, progress in stages.items() if progress.state != "done"), None)
-    by_stage: dict[str, list[Superseded]] = {name: [] for name in stages}
+    by_stage: dict[str, list[Superseded | Unreadable]] = {name: [] for name in stages}
     for each in apart:
         by_stage[next(name for name in stages if each.stage in layout.within(name))].append(each)
     return {
@@ -36,14 +36,19 @@ def tree(
 def superseded_line(each: Superseded) -> str:
     """What lies apart of a stage under one fingerprint, for people."""
     manifest = each.generation.manifest
-    how = "finished" if each.generation.finished else f"{len(manifest.units):,} parts of an unfinished result"
-    return (
-        f"{each.stage:<9} {manifest.fingerprint[: layout.TAG_DIGITS]}: {how}, {len(each.files):,} files, "
-        f"{each.bytes / 1e6:,.1f} MB"
-    )
+    parts = wording.counted(len(manifest.units), "part")
+    how = "finished" if each.generation.finished else f"{parts} of an unfinished result"
+    return f"{each.stage:<9} {manifest.fingerprint[: layout.TAG_DIGITS]}: {how}, {amount([each])}"
 
 
-def _stage(progress: Progress, held_by: Holder | None, apart: Sequence[Superseded]) -> dict[str, Any]:
+def amount(superseded: Sequence[Superseded]) -> str:
+    """'12.7 MB in 27 files'"""
+    size, files = sum(each.bytes for each in superseded), sum(len(each.files) for each in superseded)
+    shown = f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+    return f"{shown} in {wording.counted(files, 'file')}"
+
+
+def _stage(progress: Progress, held_by: Holder | None, apart: Sequence[Superseded | Unreadable]) -> dict[str, Any]:
     left = None if progress.units is None else progress.units - progress.units_done
     running = held_by is not None
     recent, seconds = progress.recent, progress.recent_seconds
@@ -72,7 +77,9 @@ def _stage(progress: Progress, held_by: Holder | None, apart: Sequence[Supersede
                 "bytes": each.bytes,
             }
             for each in apart
+            if isinstance(each, Superseded)
         ],
+        "superseded_unreadable": [each.problem for each in apart if isinstance(each, Unreadable)],
     }
 
 
@@ -90,6 +97,8 @@ def lines(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if stage["superseded"]:
             size = sum(each["bytes"] for each in stage["superseded"]) / 1e6
             yield f"    superseded results: {len(stage['superseded'])}, {size:,.1f} MB; `clean` frees them"
+        for problem in stage["superseded_unreadable"]:
+            yield f"    {problem}"
         if stage["holder"]:
             by = stage["holder"]
             job = f", Ray job {by['job']}" if by["job"] else ""

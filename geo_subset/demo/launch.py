@@ -20,6 +20,7 @@ from typing import Any
 
 import tomli_w
 
+from geo_subset import layout, ownership
 from geo_subset.demo import corpus as corpus_world
 from geo_subset.demo import server, synthetic
 from geo_subset.demo import world as worlds
@@ -35,6 +36,15 @@ DEFAULT_IMAGES = 5000
 _MADE_UP_ROWS, _CORPUS_ROWS = 25, 100
 # Above the ports of Ray's workers and below those that Linux takes for outgoing connections: seldom taken later.
 _PORTS = range(21200, 21400)
+
+
+def claim(out: Path) -> None:
+    """Makes `out` the run folder of a demo. Raises SettingsError if it is another run's, or holds anything else."""
+    ownership.claim(str(out))
+    if (out / layout.SETTINGS).exists() and not worlds.is_there(out / "world"):
+        raise SettingsError(
+            f"--out {out}: this is the folder of another run. Name a folder that is empty or not there yet"
+        )
 
 
 def build(out: Path, places: int, images: int | None, port: int | None, corpus: Path | None) -> World:
@@ -122,6 +132,8 @@ def write_run_file(world: World, out: Path) -> Path:
     """Writes `run_tree` to `out`/demo.toml, a run file for later commands. Raises SettingsError if it cannot."""
     path = out / "demo.toml"
     try:
+        if path.exists() and not ownership.is_as_written(path.read_bytes()):
+            raise SettingsError(f"{path} was changed by hand, and would be overwritten. Move it out of the run folder")
         path.write_text(tomli_w.dumps(run_tree(world, out)), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error}") from error

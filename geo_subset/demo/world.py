@@ -14,7 +14,6 @@ Equal parameters and port give equal bytes.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,10 @@ class Content:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
+#: The world is there once the first of them is.
+_FILES = ("world.json", "index.parquet", "truth.parquet")
+
+
 @dataclass(frozen=True)
 class World:
     """A world that is built. `rows` counts records of the index, `urls` distinct URLs, `skipped` rows by reason."""
@@ -84,6 +87,11 @@ def parameters(places: int, images: int | None, corpus: Path | None) -> dict[str
     """What a world was asked to be, the port aside. Raises SettingsError if the corpus cannot be read."""
     source = None if corpus is None else runfolder.file_digest(str(corpus))
     return {"format": FORMAT, "places": places, "images": images, "corpus_sha256": source}
+
+
+def is_there(folder: Path) -> bool:
+    """Whether the folder holds a world, of whatever version."""
+    return (folder / _FILES[0]).is_file()
 
 
 def kept_port(folder: Path) -> int | None:
@@ -114,8 +122,9 @@ def save(folder: Path, content: Content, wanted: dict[str, Any], port: int, plac
     told = {name: value for name, value in asdict(world).items() if name not in ("folder", "port")}
     tree = {"parameters": wanted, "port": port, "world": told}
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        for name in _FILES:  # what else lies there is not ours
+            (folder / name).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(content.index, folder / "index.parquet", compression="zstd")
         pq.write_table(content.truth, folder / "truth.parquet", compression="zstd")
         storage.write_text(str(folder / "world.json"), json.dumps(tree, indent=1))

@@ -346,6 +346,8 @@ def load(path: str | Path, overrides: tuple[str, ...] = (), last: str | None = "
     from geo_subset.settings import files, given  # late: they are about the classes above
 
     path = Path(path)
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder: name a run file")
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
