@@ -62,7 +62,8 @@ with cluster.connect(ClusterSettings(workers=1)):
     answers = [said(gcs, ()), said(gcs, [("authorization", "Bearer " + "0" * 64)])]
     answers.append(said(gcs, [("authorization", "Bearer " + token)]))
 print(json.dumps({
-    "listening": listening, "folder": folder, "mode": mode, "answers": answers, "jobs": jobs, "same": outcome.result == token,
+    "listening": listening, "folder": folder, "mode": mode, "answers": answers, "jobs": jobs,
+    "same": outcome.result == token,
     "left": os.path.exists(folder), "environment": [name for name in os.environ if name.startswith("RAY_AUTH")],
 }))
 """
