@@ -21,6 +21,7 @@ import click
 from geo_subset import __version__, stopping
 from geo_subset.credentials import redact_text
 from geo_subset.errors import GeoSubsetError, StageError, TooFewImagesError
+from geo_subset.printable import printable
 
 if TYPE_CHECKING:
     from geo_subset.settings import Settings
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say(shown.getvalue().rstrip(), err=True)
         return error.exit_code
     except GeoSubsetError as error:
-        _ended("failed", f"geo-subset: {error}")
+        _ended("failed", f"geo-subset: {' '.join(str(error).split())}")
         return error.exit_status
     except (KeyboardInterrupt, click.Abort, SystemExit) as error:
         # While it starts, Ray takes SIGTERM for itself, and ends with its number.
@@ -67,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str, err: bool = False) -> None:
-    """Prints a line, without the credentials of URLs."""
-    click.echo(redact_text(text), err=err)
+    """Prints a line, without the credentials of URLs and without what a terminal would obey."""
+    click.echo(printable(redact_text(text)), err=err)
 
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from geo_subset.credentials import redact_all, redact_text
+from geo_subset.credentials import redact_text, with_texts
+from geo_subset.printable import printable
 
 log = logging.getLogger("geo_subset")
 #: Environment variable: 'json' makes the log on stderr one JSON object a line.
@@ -103,17 +104,21 @@ def tell(told: Kept, **fields: Any) -> None:
         event("more events", f"{told.more:,} more messages are left out" if said else "", more=told.more, **fields)
 
 
-class _WithoutCredentials(logging.Filter):
-    """Whoever logs: no handler sees the credentials of URLs."""
+class _Shown(logging.Filter):
+    """Whoever logs: no handler sees the credentials of URLs, or what a terminal would obey."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact_text(record.getMessage()), None
+        record.msg, record.args = _shown(record.getMessage()), None
         if hasattr(record, "fields"):
-            record.fields = redact_all(record.fields)
+            record.fields = with_texts(record.fields, _shown)
         return True
 
 
-log.addFilter(_WithoutCredentials())
+def _shown(text: str) -> str:
+    return printable(redact_text(text))
+
+
+log.addFilter(_Shown())
 
 
 class _Keeper(logging.Handler):
@@ -145,7 +150,10 @@ class _AboveBar(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage():
-            tqdm.write(redact_text(self.format(record)), file=sys.stderr)
+            line = "\n          ".join(
+                self.format(record).split("\n")
+            )  # no message makes a line that looks like another
+            tqdm.write(_shown(line), file=sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -154,11 +162,11 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         tree: dict[str, Any] = {"time": time, "level": record.levelname.lower()}
-        tree |= {"event": getattr(record, "event", "message"), **redact_all(_about)}
+        tree |= {"event": getattr(record, "event", "message"), **with_texts(_about, _shown)}
         if message := " ".join(record.getMessage().split()):
             tree["message"] = message
         if record.exc_info:
-            tree["traceback"] = redact_text("".join(traceback.format_exception(*record.exc_info)))
+            tree["traceback"] = _shown("".join(traceback.format_exception(*record.exc_info)))
         tree |= {name: value for name, value in getattr(record, "fields", {}).items() if value is not None}
         with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
             sys.stderr.write(json.dumps(tree, ensure_ascii=False, default=str) + "\n")

@@ -36,7 +36,12 @@ def private() -> Iterator[dict[str, Any]]:
         setattr(ray_constants, _CLUSTERS, False)
         stack.enter_context(_token())
         folder = _folder()
-        yield {"include_dashboard": False, "_temp_dir": str(folder / "s")}  # which Ray opens to everybody
+        metrics = {"enable_metrics_collection": False}  # whose port would answer everybody, and nobody looks
+        yield {
+            "include_dashboard": False,
+            "_system_config": metrics,
+            "_temp_dir": str(folder / "s"),
+        }  # open to everybody
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from geo_subset.credentials import redact
+from geo_subset.credentials import redact, redact_text
 from geo_subset.manifests import Manifest
 
 #: Characters of a value, and differences, that a message shows.
@@ -62,5 +62,5 @@ def _flat(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
+    text = "none" if value is None else redact_text(json.dumps(value, ensure_ascii=False))  # before it is cut
     return text if len(text) <= _VALUE else f"{text[:_VALUE]}..."

@@ -10,12 +10,14 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from geo_subset import credentials, errors, lease, ownership, runfolder, settings
@@ -36,6 +38,14 @@ PLANTED = [PASSWORD, "5igned", base64.b64encode(f"joe:{PASSWORD}".encode()).deco
         ("simplecache::s3://KEY:SECRET@b/x", "simplecache::s3://***@b/x"),
         ("zip://a.csv::https://u:p@h/x.zip?token=t", "zip://a.csv::https://***@h/x.zip?token=***"),
         ("ftp://u:p@h/x", "ftp://***@h/x"),
+        ("https://joe:1234/secretpassword@h.example/x", "https://***@h.example/x"),
+        ("https://joe:12#secretpw9@h/x", "https://***@h/x"),
+        ("https://joe:1234567/pw@h/x", "https://***@h/x"),
+        ("https://h/x?sas=a&sign=b&code=0123456789&token[]=c&user[password]=d&%74oken[0]=e",
+         "https://h/x?sas=***&sign=***&code=***&token[]=***&user[password]=***&%74oken[0]=***"),
+        ("https://h/r?u=https%3A%2F%2Fjoe%3ASECRET%40k%2Fx&b=1", "https://h/r?u=https%3A%2F%2F***%40k%2Fx&b=1"),
+        ("https://h/r?u=https%3A%2F%2Fk%2Fx%3Ftoken%3DSECRET", "https://h/r?u=https%3A%2F%2Fk%2Fx%3Ftoken%3D***"),
+        ("https%3A%2F%2Fjoe%3ASECRET%40h%2Fx", "https%3A%2F%2F***%40h%2Fx"),
         ("https://u:p%40q@[::1]:80/x", "https://***@[::1]:80/x"),
         ("https://u:p@q@h/", "https://***@h/"),
         ("http://h/x.parquet?X-Amz-Date=1&X-Amz-Signature=s&part=2",
@@ -57,13 +67,63 @@ def test_what_is_hidden_of_a_url(url, shown):
     [
         "http://127.0.0.1:1234", "https://[::1]:80/@x", "s3://bucket/a@b/c:d", "abfs://container@account/x",
         "sftp://joe@host/x", "hf://datasets/a/b@main/x.parquet", "https://medium.com/@joe/x", "/data/x?token=y", "x",
-        "https://h/x?size=3&page=2&se=1", "https://h:80/a:b/@c",
+        "https://h/x?size=3&page=2&se=1", "https://h:80/a:b/@c", "http://minio:9000/b/a@b.org", "https://h:80/a@v2",
+        "http://127.0.0.1:80/joe@example.org", "https://h/x?code=DE&token_count=3&sv=2", "https://h/?u=http%3A%2F%2Fk%2Fx",
+        "https://h.org:8080?mail=joe@example.org",
     ],
 )  # fmt: skip
 def test_what_holds_no_credentials_stays_as_it_is(url):
     assert credentials.redact(url) == url
     assert credentials.lacking(url) == ""
     assert credentials.redact_settings([url]) == [url]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("url = '//joe:SECRET@h/x'", "url = '//***@h/x'"),
+        ("no backend at joe:SECRET@h:8080, is there", "no backend at ***@h:8080, is there"),
+        ("url=joe:SECRET@backend.example.org/x", "url=***@backend.example.org/x"),
+        ("see https%253A%252F%252Fjoe%253ASECRET%2540h", "see https%253A%252F%252F***%2540h"),
+    ],
+)
+def test_what_is_hidden_of_a_url_that_is_mistyped_or_quoted(text, shown):
+    assert credentials.redact_text(text) == shown
+    assert credentials.redact_text(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mailto:joe@example.org", "git@github.com:a/b", "12:30@Times Square", "python:3.11-slim@sha256:12ab34",
+        "npm:package-name@1.2.3", "a caption: joe.smith@example.org", "/data/x:y@z", "50%3A", "(see: @joe)",
+    ],
+)  # fmt: skip
+def test_ordinary_text_stays_as_it_is(text):
+    assert credentials.redact_text(text) == text
+
+
+_PIECES = st.sampled_from(
+    ["x", "http://", "a://", "a:b@", "joe:SECRET@h:80 ", "%3A%2F%2F", "%253A%252F%252F", "%25", "@", "&", "&a=",
+     "?sig=", "[", "::", "a.", ":", "//", "(", "-", "key", "#", "=", " ", "\u00e9", "https%3A%2F%2Fa%3Ab%40c"]
+)  # fmt: skip
+
+
+@settings_of_hypothesis(max_examples=20, deadline=None)
+@given(start=st.lists(_PIECES, max_size=3), repeated=st.lists(_PIECES, min_size=1, max_size=3))
+def test_hiding_takes_time_in_proportion_to_the_text(start, repeated):
+    piece = "".join(repeated)
+    text = "".join(start) + piece * ((1 << 18) // len(piece))
+    before = time.process_time()
+    credentials.redact_text(text)
+    credentials.redact(text)
+    assert time.process_time() - before < 2, "a quarter of a megabyte; what is quadratic takes minutes"
+
+
+def test_a_megabyte_of_letters_is_looked_through_at_once():
+    before = time.process_time()
+    credentials.redact_text("it has http://127.0.0.1:1 " + "x" * (1 << 20))
+    assert time.process_time() - before < 1
 
 
 _secret = st.text(st.sampled_from("abcXYZ0189-._~!$&'()*+,;=%"), min_size=8, max_size=20).map(

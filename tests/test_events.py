@@ -10,7 +10,7 @@ import pipeline_runs
 import pytest
 from ray import cloudpickle
 
-from geo_subset import cluster, events
+from geo_subset import cli, cluster, events
 from geo_subset.settings import ClusterSettings
 
 # By value: where another package is called 'tests', workers would look for this module there.
@@ -94,3 +94,24 @@ def test_an_error_is_an_event_too(geo_subset_here, run_file, tmp_path, monkeypat
     (line,) = [json.loads(line) for line in err.splitlines()]
     assert (line["event"], line["level"]) == ("failed", "error")
     assert "retrieve.num_images" in line["message"]
+
+
+def test_a_message_neither_rules_the_terminal_nor_makes_a_line_of_its_own(capsys, monkeypatch):
+    monkeypatch.delenv(events.VARIABLE, raising=False)
+    events.set_up_logging()
+    events.log.warning("host said %s", "\x1b[2J\x1b]0;t\x07 \u202e \ud800\n12:00:00  retrieve  all is well")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith(r"host said \x1b[2J\x1b]0;t\x07 \u202e \ud800")
+    assert second == " " * 10 + "12:00:00  retrieve  all is well"
+
+
+def test_fields_for_collectors_hold_nothing_that_a_terminal_obeys(collected):
+    events.event("host rests", "said \x9b2J", error="\x9b2J \u202e http://joe:pa55word@h", seconds=1)
+    (line,) = collected()
+    assert (line["message"], line["error"]) == (r"said \x9b2J", r"\x9b2J \u202e http://***@h")
+
+
+def test_what_a_command_prints_rules_no_terminal(capsys):
+    assert cli.main(["status", "/nowhere\x1b[2J\nall is well"]) == 2
+    said = capsys.readouterr().err.removesuffix("\n")
+    assert said.isprintable() and r"/nowhere\x1b[2J" in said

@@ -22,7 +22,7 @@ FLOORS = [
     {"metrics"},
     {"made_from"},
     {"layout", "manifests", "events", "errors", "stopping", "complaints", "intrinsics", "manual", "wording", ""},
-    {"credentials"},
+    {"credentials", "printable"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -26,6 +26,15 @@ def said(gcs, metadata):
         except grpc.RpcError as error:
             return error.code().name
 
+def answered(port, path, body):
+    import urllib.request
+    wanted = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(wanted, timeout=10) as answer:
+            return answer.status
+    except Exception as error:
+        return getattr(error, "code", type(error).__name__)
+
 def work(unit):
     return os.environ.get("RAY_AUTH_TOKEN")
 
@@ -38,6 +47,13 @@ with cluster.connect(ClusterSettings(workers=1)):
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
+    jobs = [
+        (process.name(), connection.laddr.port, answered(connection.laddr.port, path, body))
+        for process in me.children(recursive=True)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+        for path, body in (("/metrics", None), ("/api/job_agent/jobs/", b'{"entrypoint": "id"}'))
+    ]
     gcs = ray.get_runtime_context().gcs_address
     folder = ray._private.worker._global_node.get_temp_dir_path()
     folder = os.path.dirname(folder)
@@ -46,7 +62,8 @@ with cluster.connect(ClusterSettings(workers=1)):
     answers = [said(gcs, ()), said(gcs, [("authorization", "Bearer " + "0" * 64)])]
     answers.append(said(gcs, [("authorization", "Bearer " + token)]))
 print(json.dumps({
-    "listening": listening, "folder": folder, "mode": mode, "answers": answers, "same": outcome.result == token,
+    "listening": listening, "folder": folder, "mode": mode, "answers": answers, "jobs": jobs,
+    "same": outcome.result == token,
     "left": os.path.exists(folder), "environment": [name for name in os.environ if name.startswith("RAY_AUTH")],
 }))
 """
@@ -76,6 +93,12 @@ def test_ray_answers_only_who_has_the_token_of_the_run(local_run):
     assert local_run["answers"] == ["UNAUTHENTICATED", "UNAUTHENTICATED", True]
     assert local_run["same"], "workers have it from the environment"
     assert local_run["environment"] == [], "it goes with the run"
+
+
+def test_nobody_posts_a_job_or_reads_metrics_without_the_token(local_run):
+    pytest.importorskip("ray._private.authentication")
+    assert any("Agent" in name for name, _, _ in local_run["jobs"]), "Ray's agents are asked"
+    assert [asked for asked in local_run["jobs"] if isinstance(asked[2], int) and asked[2] not in (401, 403)] == []
 
 
 def test_what_ray_writes_is_for_its_owner_alone_and_goes_with_the_run(local_run):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from geo_subset.printable import brief
+
 TIMED_OUT = "timed out"
 DNS = "dns"
 DNS_UNANSWERED = "dns unanswered"
@@ -54,7 +56,7 @@ class FetchError(Exception):
     """No image, and why: `reason` is one of REASONS or 'http NNN'; as text, 'reason: detail'."""
 
     def __init__(self, reason: str, detail: object = "", retry_after: float | None = None) -> None:
-        text = " ".join(str(detail).split())[:200]
+        text = brief(str(detail), 200)
         super().__init__(f"{reason}: {text}" if text else reason)
         self.reason = reason
         self.retry_after = retry_after

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from geo_subset.credentials import redact_text
+from geo_subset.printable import brief
 from geo_subset.retry_after import seconds
 from geo_subset.tables import SOURCE_FIELDS
 
@@ -25,6 +26,9 @@ MAX_RETRY_AFTER = 3600.0
 MAX_SIGNS_PER_ROW, MAX_SIGNS = 512, 100_000
 #: Characters of a text of a row.
 MAX_TEXT = 64 << 10
+#: Characters that an error shows of what a server said, and bytes of a body that are looked at for them: a URL that
+#: the server repeats is to be seen whole where its credentials are hidden.
+_MOST_DETAIL, _MOST_START, START = 500, 200, 4096
 _INTEGERS = {"width", "height"}
 FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 #: The id by which faiss says that it found nothing.
@@ -41,7 +45,7 @@ class AnswerError(Exception):
     """An answer that is no list of rows. `passing`: the same request may succeed later, or at another backend."""
 
     def __init__(self, reason: str, detail: str = "", passing: bool = False, retry_after: float = 0.0) -> None:
-        detail = redact_text(detail)  # a server may repeat what it was sent
+        detail = brief(redact_text(detail), _MOST_DETAIL)  # a server may repeat what it was sent
         super().__init__(reason, detail, passing, retry_after)
         self.reason, self.detail, self.passing, self.retry_after = reason, detail, passing, retry_after
 
@@ -335,5 +339,4 @@ def _wide_integer(digits: str) -> int | float:
 
 def _start(body: bytes) -> str:
     """The first characters of a body, fit for one line."""
-    text = body[:200].decode(errors="replace")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return brief(redact_text(body[:START].decode(errors="replace")), _MOST_START)

@@ -11,6 +11,7 @@ import orjson
 
 from geo_subset import manual
 from geo_subset.errors import StageError
+from geo_subset.printable import brief
 from geo_subset.progress import log
 from geo_subset.retrieve import answers, clip_service
 from geo_subset.retrieve.answers import AnswerError
@@ -21,6 +22,8 @@ _PATIENCE = 30.0
 #: A test question is put this often (half as often if it times out), since any single request may fail; with waits of
 #: up to so many seconds between.
 _ATTEMPTS, _WAIT = 6, 1.0
+#: Characters of an index's name, and what messages show of names: so many, of so many characters.
+_MOST_NAME, _SHOWN, _SHOWN_LETTERS = 200, 10, 60
 QUESTION, _ROWS = "a photograph", 10
 _WITHOUT = "{page} says how to host one; without a backend, retrieve.strategy = 'captions' or 'embeddings' reads files"
 
@@ -57,7 +60,7 @@ def _with_index(service: ClipServiceSettings, indices: dict[str, list[str]]) -> 
     index = names[0] if service.indice_name is None and len(names) == 1 else service.indice_name
     if index is None or index not in names:
         said = "is not set" if index is None else f"= {index!r} is unknown"
-        there = f"{', '.join(indices)} has {', '.join(names) or 'none'}"
+        there = f"{', '.join(indices)} has {_listed(names) or 'none'}"
         raise StageError(f"retrieve.clip-service.indice_name {said}: {there}")
     without = {url for url, listed in indices.items() if index not in listed}
     for url in without:
@@ -88,7 +91,7 @@ def _check_answers(service: ClipServiceSettings, replies: dict[str, list[Any] | 
     for url, reply in good.items():
         if reply and not len(answers.rows(reply, _ROWS)) and not answers.bare_ids(reply):
             raise StageError(
-                f"{url} answers without usable URLs (its rows have {', '.join(_keys(reply)) or 'nothing'}): start it "
+                f"{url} answers without usable URLs (its rows have {_listed(_keys(reply)) or 'nothing'}): start it "
                 "with 'url' in columns_to_return, from metadata with that column"
             )
     first, *others = good
@@ -105,9 +108,14 @@ async def _indices(session: aiohttp.ClientSession, url: str, service: ClipServic
         limit = aiohttp.ClientTimeout(total=min(service.timeout, _PATIENCE))
         try:
             async with session.get(f"{url}/indices-list", timeout=limit, allow_redirects=False) as response:
-                return answers.parse(await clip_service.received(response, 0))
+                names = answers.parse(await clip_service.received(response, 0))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
             raise clip_service.lost(error) from None
+
+        for name in names:
+            if isinstance(name, str) and not (len(name) <= _MOST_NAME and name.isprintable()):
+                raise AnswerError("odd name of an index", brief(name, _SHOWN_LETTERS))
+        return names
 
     listed = await _patiently(ask, service)
     return listed if isinstance(listed, AnswerError) else [name for name in listed if isinstance(name, str)]
@@ -142,6 +150,11 @@ def _identity(rows: list[Any]) -> list[Any]:
 
 def _keys(rows: list[Any]) -> list[str]:
     return sorted({key for row in rows if isinstance(row, dict) for key in row})
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(brief(name, _SHOWN_LETTERS) for name in names[:_SHOWN]) + more
 
 
 def _said(error: AnswerError) -> str:

@@ -7,6 +7,7 @@ status and never tries again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -112,7 +113,7 @@ class ClipService:
             try:
                 parts.append(await self._rows(place, text))
             except AnswerError as error:
-                return Failure(place.place_id, text, error.reason, error.detail[:500], place.attempts)
+                return Failure(place.place_id, text, error.reason, error.detail, place.attempts)
         if not parts:
             return Failure(place.place_id, "", "no search text", "", 0)
         return answers.merged(parts, self._num_images)
@@ -205,8 +206,11 @@ async def post(client: aiohttp.ClientSession, url: str, body: bytes, num_images:
 async def received(response: aiohttp.ClientResponse, rows: int) -> bytes:
     """The body of an answer with status 200, no larger than `rows` rows can be. Raises AnswerError for any other.
 
-    No more than that is ever held: reading ends there, and so does unpacking (some proxies pack without being asked).
+    No more than that is ever read or held: reading ends there, and so does unpacking (some proxies pack without being
+    asked). Of an answer with another status the start is read.
     """
+    if response.status != 200:
+        await _refuse(response)
     most = max(MIN_BODY, rows * MAX_BODY_PER_ROW)
     if (response.content_length or 0) > most:
         raise AnswerError("body too large", f"{response.content_length} bytes")
@@ -214,23 +218,36 @@ async def received(response: aiohttp.ClientResponse, rows: int) -> bytes:
     if encoding not in ("", "identity", *_PACKED):
         raise AnswerError("unknown encoding", encoding[:100])
     unpacker = zlib.decompressobj(_ANY_HEADER) if encoding in _PACKED else None
-    blocks, size = [], 0
+    blocks, size, packed = [], 0, 0
     async for block in response.content.iter_any():
+        packed += len(block)
         try:
             blocks.append(block if unpacker is None else unpacker.decompress(block, most - size + 1))
         except zlib.error as error:
             raise AnswerError("broken encoding", str(error), passing=True) from None
         size += len(blocks[-1])
-        if size > most:
+        if max(size, packed) > most:
             raise AnswerError("body too large", f"over {most} bytes")
+        if unpacker is not None and unpacker.unused_data:
+            raise AnswerError("broken encoding", f"{encoding} that goes on after its end", passing=True)
     if unpacker is not None and not unpacker.eof:
         raise AnswerError("answer cut off", f"{encoding} that does not end", passing=True)
-    if 300 <= response.status < 400:
-        raise AnswerError(f"http {response.status}", f"it points to {response.headers.get('Location')}")
     content = b"".join(blocks)
-    answers.check_status(response.status, content, response.headers.get("Retry-After"))
     answers.check_size(content, rows)
     return content
+
+
+async def _refuse(response: aiohttp.ClientResponse) -> None:
+    """Raises the AnswerError of an answer with another status than 200, whatever its body is."""
+    if 300 <= response.status < 400:
+        raise AnswerError(f"http {response.status}", f"it points to {response.headers.get('Location')}")
+    start = bytearray()
+    while len(start) < answers.START and (block := await response.content.read(answers.START)):
+        start += block
+    if response.headers.get("Content-Encoding", "").strip().lower() in _PACKED:
+        with contextlib.suppress(zlib.error):
+            start = bytearray(zlib.decompressobj(_ANY_HEADER).decompress(start, answers.START))
+    answers.check_status(response.status, bytes(start), response.headers.get("Retry-After"))
 
 
 def lost(error: Exception) -> AnswerError:

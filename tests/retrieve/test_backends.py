@@ -29,6 +29,29 @@ def test_the_only_index_need_not_be_named():
             check(service.url, indice_name="three")
 
 
+@pytest.mark.parametrize("name", ["x" * 5_000_000, "a\nretrieve  all is well", "\x1b[2J", "\u202e"])
+def test_names_of_indices_are_plain_and_short(name):
+    with serve() as service:
+        service.indices = [name, "other"]
+        with pytest.raises(StageError, match="odd name of an index") as error:
+            check(service.url)
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+def test_messages_show_some_of_very_many_names():
+    async def many(text, nth):
+        return web.json_response([{f"key\x1b{i:05}" + "k" * 1000: 1 for i in range(5000)}])
+
+    with serve(many) as service:
+        with pytest.raises(StageError, match=r"without usable URLs .* and 4,990 more") as keys:
+            check(service.url)
+        service.indices = [f"index{i}" for i in range(5000)]
+        with pytest.raises(StageError, match=r"has index0, .*, index9 and 4,990 more$") as indices:
+            check(service.url)
+    assert str(keys.value).isprintable() and len(str(keys.value)) < 2000
+    assert len(str(indices.value)) < 1000
+
+
 def test_a_backend_that_is_down_stays_and_one_without_the_index_does_not(caplog):
     with serve() as one, serve() as other:
         other.indices = ["another"]

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -69,6 +70,69 @@ def test_a_packed_answer_is_unpacked_no_further_than_an_answer_may_be_large(enco
     with serve(bomb) as service:
         (failure,) = retrieve(service, [["a"]]).failures
     assert (failure.reason, failure.attempts) == ("body too large", 1)
+
+
+def _empty_blocks():
+    """A stream that unpacks to nothing, however long it is."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return packer.compress(b"") + packer.flush(zlib.Z_SYNC_FLUSH) + b"\x00\x00\x00\xff\xff" * (4 << 20)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "attempts"),
+    [(gzip.compress(b"[]") + b"x" * (64 << 20), "broken encoding", 2), (_empty_blocks(), "body too large", 1)],
+    ids=["after its end", "empty blocks"],
+)
+def test_a_packed_answer_is_read_no_further_than_an_answer_may_be_large(body, reason, attempts):
+    async def endless(text, nth):
+        return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+
+    before = time.process_time()
+    with serve(streamed(endless)) as service:
+        (failure,) = retrieve(service, [["a"]], retries=1).failures
+    assert (failure.reason, failure.attempts) == (reason, attempts)
+    assert time.process_time() - before < 5
+
+
+def streamed(fault):
+    """Without a length that would tell how much there is."""
+
+    async def chunked(text, nth):
+        response = await fault(text, nth)
+        response.enable_chunked_encoding()
+        return response
+
+    return chunked
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "br"])
+def test_an_error_of_any_size_and_encoding_is_that_error(encoding):
+    async def large(text, nth):
+        body = b"out of memory " * (2 << 20)
+        body = gzip.compress(body, 1) if encoding == "gzip" else body
+        return web.Response(status=503, body=body, headers={"Content-Encoding": encoding})
+
+    with serve(large) as service:
+        (failure,) = retrieve(service, [["a"]], retries=1).failures
+    assert (failure.reason, failure.attempts) == ("http 503", 2)
+    assert len(failure.detail) <= 200 and failure.detail.startswith("out of memory out")
+
+
+def test_what_a_server_says_is_one_printable_line_of_bounded_length_without_passwords():
+    async def points(text, nth):
+        where = "http://joe:" + "s3cret" * 40 + "@host/" + "y" * 4000
+        return web.Response(status=302, headers={"Location": where})
+
+    async def repeats(text, nth):
+        body = "x" * 150 + " http://joe:" + "s3cret" * 40 + "@host/\x1b[2J\nretrieve  all is well \u202e"
+        return web.Response(status=403, text=body)
+
+    for fault, reason in ((points, "http 302"), (repeats, "http 403")):
+        with serve(fault) as service:
+            (failure,) = retrieve(service, [["a"]]).failures
+        assert failure.reason == reason
+        assert "http://***@host/" in failure.detail and "s3cret" not in failure.detail
+        assert failure.detail.isprintable() and len(failure.detail) <= 500
 
 
 def test_a_packed_answer_that_was_not_asked_for_is_read_all_the_same():
