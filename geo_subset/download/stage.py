@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, statefiles, storage, tables, wording
+from geo_subset import cluster, progress, shortage, statefiles, storage, tables, wording
 from geo_subset.download import index
 from geo_subset.download.plan import Shard, plan_all
 from geo_subset.errors import StageError, TooFewImagesError
@@ -116,6 +116,7 @@ def _is_complete(records: Mapping[str, Record], shards: Sequence[Shard]) -> bool
     )
 
 
+@shortage.told()
 def make_shard(
     shard: Shard, settings: DownloadSettings, cpus: float, folder: StageFolder, lists: Sequence[str]
 ) -> Record:
@@ -142,6 +143,7 @@ def make_shard(
     return folder.record(shard.name, files, counters)
 
 
+@shortage.told()
 def make_index(unit: str, shards: Sequence[Shard], folder: StageFolder) -> tuple[Record, dict[str, int]]:
     """Writes and records the index of all shards, and counts what it holds; runs on a worker."""
     entry, ends = index.write(shards, folder)
@@ -163,6 +165,7 @@ def _summed(records: Mapping[str, Record]) -> dict[str, int]:
     return {name: count for name, count in summed.items() if count}
 
 
+@shortage.told()
 def list_failed(number: int, files: Sequence[str], folder: StageFolder, pattern: str | None) -> Record:
     """Writes and records the list of the samples that a retry pass takes; runs on a worker."""
     counters = Counter[str]()
