@@ -1,8 +1,9 @@
 """X-Robots-Tag: whether a host lets nobody, or just not us, use what it sends. Pure.
 
 As Google and Bing document it: https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag. A line is a
-list of rules with commas between them; semicolons are taken for such. `name: rule` addresses the crawler of that name, and so do all rules after it,
-up to the next name or the line's end. Where rules contradict one another, the strictest counts.
+list of rules with commas between them; semicolons are taken for commas. `name: rule` addresses the crawler of that name,
+and so do all rules after it, up to the next name or the line's end. Where rules contradict one another, the strictest
+counts.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _rules(line: str, names: Collection[str], unwanted: Collection[str], now: da
         first = 0
         while first < len(pieces) - 1 and (name := pieces[first]) not in _WITH_VALUE:
             if name in _RULES or name in unwanted:
-                words.append(name)
+                words += [name] if meant else []
             else:
                 meant = name in _EVERYBODY or name in names or name.partition("/")[0] in names
             first += 1
@@ -76,12 +77,13 @@ def _rules(line: str, names: Collection[str], unwanted: Collection[str], now: da
             while at < len(parts) and at - start < _MOST_COMMAS and _REST_OF_DATE.match(parts[at]):
                 at += 1
             date = _date(", ".join([value, *parts[start:at]]))
-            words += ["noindex"] if date is not None and date < now else []
+            words += ["noindex"] if meant and date is not None and date < now else []
         if meant:
             # What follows the value of a rule is a rule that lacks its comma.
-            for word in [*words, *rule.split(), *_WORD.findall(rule), *value.split()[1:]]:
-                yield word
-                yield from _SHORT_FOR.get(word, ())
+            words += [*rule.split(), *_WORD.findall(rule), *value.split()[1:]]
+        for word in words:
+            yield word
+            yield from _SHORT_FOR.get(word, ())
 
 
 def _date(text: str) -> datetime | None:

@@ -187,8 +187,8 @@ def _check_success(counters: Mapping[str, int], min_success: float, folder: Stag
     failed = Counter({name[8:]: count for name, count in counters.items() if name.startswith("failed: ")})
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.most_common(_SHOWN))
     raise TooFewImagesError(
-        f"{succeeded:,} of {attempted:,} images succeeded ({succeeded / attempted:.1%}), less than "
-        f"download.min_success = {min_success:g} asks for (most often failed: {reasons}). All is kept in {folder.url}. "
+        f"{succeeded:,} of {attempted:,} images succeeded ({succeeded * 1000 // attempted / 10}%), less than "
+        f"download.min_success = {min_success} asks for (most often failed: {reasons}). All is kept in {folder.url}. "
         "Check the network, then try again what failed with geo-subset download RUN.toml --retry-failed "
         "(add --reason . for all reasons), or accept it with --set download.min_success=0",
         folder.fingerprint,
