@@ -92,8 +92,8 @@ def fetch(
     """The bytes of the image at `url` and what its header says; it was not decoded.
 
     `before_large` and `once_more`: see `Client.get`. `spent`: of the same try, before this request.
-    Raises RedirectedError if it is somewhere else; FetchError, whose `may_pass` tells whether it is worth another try, and `retry_after` after how long;
-    ShortageError if it is this machine that lacks something.
+    Raises RedirectedError if the image is somewhere else; FetchError, whose `may_pass` tells whether it is worth
+    another try, and `retry_after` after how long; ShortageError if it is this machine that lacks something.
     """
     try:
         body = _body(client, url, terms, before_large, once_more, spent)

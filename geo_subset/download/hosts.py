@@ -58,9 +58,10 @@ class _Host:
 class Schedule:
     """Hands out each row once, and again when told to.
 
-    `hosts[row]` is the registered domain of a row, at first: a redirect may lead to another one. A host has at most `per_host` rows handed out at a time, and with a
-    `rate` they are handed out at least 1 / rate seconds apart. Times are seconds of any clock that never goes back.
-    Every row that is handed out must be given back with `done` or `again`.
+    `hosts[row]` is the registered domain of a row, at first: a redirect may lead to another one. A host has at most
+    `per_host` rows handed out at a time, and with a `rate` they are handed out at least 1 / rate seconds apart. Times
+    are seconds of any clock that never goes back. Every row that is handed out must be given back with `done` or
+    `again`.
     """
 
     def __init__(self, hosts: Sequence[str], per_host: int, rate: float | None = None) -> None:

@@ -1,9 +1,9 @@
 """X-Robots-Tag: whether a host lets nobody, or just not us, use what it sends. Pure.
 
-As Google and Bing document it: https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag. A line is a
-list of rules with commas between them; semicolons are taken for commas. `name: rule` addresses the crawler of that name,
-and so do all rules after it, up to the next name or the line's end. Where rules contradict one another, the strictest
-counts.
+As Google and Bing document it: https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag. A line is
+a list of rules with commas between them; semicolons are taken for commas. `name: rule` addresses the crawler of that
+name, and so do all rules after it, up to the next name or the line's end. Where rules contradict one another, the
+strictest counts.
 """
 
 from __future__ import annotations
