@@ -4,7 +4,9 @@ import errno
 import os
 import resource
 import socket
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from scarce import descriptors
 
@@ -19,6 +21,10 @@ from geo_subset.errors import ShortageError, from_os_error
         (OSError(errno.ENOBUFS, "x"), "memory"), (OSError(errno.ENOMEM, "x"), "memory"), (MemoryError(), "memory"),
         (OSError(errno.EADDRNOTAVAIL, "x"), "ports"), (OSError(errno.EAGAIN, "x"), "ports or threads"),
         (RuntimeError("can't start new thread"), "threads"), (socket.gaierror(socket.EAI_MEMORY, "x"), "memory"),
+        (pa.ArrowException("Unknown error: Failed to launch worker thread: Resource tempor"), "threads"),
+        (pa.ArrowMemoryError("malloc of size 64 failed"), "memory"),
+        (OSError("Resource temporarily unavailable"), "threads"),
+        (OSError("Cannot allocate memory"), "memory"), (ImportError("x.so: failed to map segment from"), "memory"),
     ],
 )  # fmt: skip
 def test_what_is_lacking_is_named(error: BaseException, told: str) -> None:
@@ -31,11 +37,32 @@ def test_what_is_lacking_is_named(error: BaseException, told: str) -> None:
     "error",
     [
         OSError(errno.ECONNREFUSED, "x"), OSError(errno.ENETUNREACH, "x"), OSError("x"), RuntimeError("x"),
+        pa.ArrowInvalid("x"), SystemError("error return without exception set"), ImportError("x"),
+        ValueError("Cannot allocate memory"),
         socket.gaierror(socket.EAI_NONAME, "x"), socket.gaierror(socket.EAI_AGAIN, "x"), ValueError(),
     ],
 )  # fmt: skip
 def test_other_errors_are_no_shortage(error: BaseException) -> None:
     assert shortage.of(error) is None
+
+
+def test_an_extension_that_fails_without_a_reason_lacks_memory_where_there_is_little() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, ((pages * resource.getpagesize()) + (64 << 20), limits[1]))
+    try:
+        found = shortage.of(SystemError("error return without exception set"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert found is not None
+    assert "memory" in str(found)
+
+
+def test_a_shortage_is_told_in_place_of_what_came_of_it() -> None:
+    with pytest.raises(ShortageError, match="lacks memory"), shortage.told():
+        raise MemoryError
+    with pytest.raises(ValueError, match="x"), shortage.told():
+        raise ValueError("x")
 
 
 def test_a_resolver_without_descriptors_is_not_believed() -> None:

@@ -1,6 +1,7 @@
 """Fetches one image from the open web: bounded in time and size, and never from the inside of one's own network.
 
-One try: no retries and no waiting. Only http and https, redirects included.
+One request: no retries and no waiting; whoever is redirected decides when to go on. Only http and https, redirects
+included.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import geo_subset
 from geo_subset import shortage
 from geo_subset.download import reasons
-from geo_subset.download.http_client import BeforeLarge, Client, OnceMore, Response
+from geo_subset.download.http_client import BeforeLarge, Client, OnceMore, Response, host_of
 from geo_subset.download.http_wire import Headers
 from geo_subset.download.pixels import Header, PictureError, header
 from geo_subset.download.reasons import FetchError
@@ -24,9 +25,27 @@ from geo_subset.errors import ShortageError
 from geo_subset.retry_after import seconds
 
 MAX_REDIRECTS = 5
+#: Characters of a URL that is led to: thousands may be kept until their hosts may be asked.
+_LONGEST_URL = 1 << 12
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _PRODUCT = "geo-subset"
 _NOT_IN_A_HEADER = re.compile(r"[^\x20-\x7e]")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one try at an image has used up at the hosts that led on to another URL."""
+
+    redirects: int = 0
+    seconds: float = 0.0
+
+
+class RedirectedError(FetchError):
+    """The image is said to be at `url`. `spent`: with this request."""
+
+    def __init__(self, url: str, spent: Spent) -> None:
+        super().__init__(reasons.REDIRECTS, "not followed")
+        self.url, self.host, self.spent = url, host_of(url), spent
 
 
 @dataclass(frozen=True)
@@ -68,15 +87,16 @@ def fetch(
     terms: Terms,
     before_large: BeforeLarge | None = None,
     once_more: OnceMore = lambda: True,
+    spent: Spent = Spent(),
 ) -> tuple[bytes, Header]:
     """The bytes of the image at `url` and what its header says; it was not decoded.
 
-    `before_large` and `once_more`: see `Client.get`; called again if a redirect leads on.
-    Raises FetchError, whose `may_pass` tells whether it is worth another try, and `retry_after` after how long;
-    ShortageError if it is this machine that lacks something.
+    `before_large` and `once_more`: see `Client.get`. `spent`: of the same try, before this request.
+    Raises RedirectedError if the image is somewhere else; FetchError, whose `may_pass` tells whether it is worth
+    another try, and `retry_after` after how long; ShortageError if it is this machine that lacks something.
     """
     try:
-        body = _body(client, url, terms, before_large, once_more)
+        body = _body(client, url, terms, before_large, once_more, spent)
         return body, header(body)
     except (FetchError, ShortageError):
         raise
@@ -88,22 +108,27 @@ def fetch(
         raise FetchError(reasons.OTHER, repr(unexpected)) from unexpected
 
 
-def _body(client: Client, url: str, terms: Terms, before_large: BeforeLarge | None, once_more: OnceMore) -> bytes:
-    deadline = time.monotonic() + terms.timeout
-    for _ in range(MAX_REDIRECTS + 1):
-        response = client.get(
-            url, deadline, terms.headers, terms.max_bytes, lambda headers: _allows(headers, terms), before_large,
-            once_more,
-        )  # fmt: skip
-        location = response.headers.get("Location")
-        if response.status not in _REDIRECT_STATUSES or not location:
-            return _accepted(response)
-        try:
-            # Headers are read as Latin-1; what servers send raw is UTF-8.
-            url = urllib.parse.urljoin(url, location.encode("latin-1").decode("utf-8", "replace"))
-        except ValueError as error:
-            raise FetchError(reasons.UNSUPPORTED_URL, error) from error
-    raise FetchError(reasons.REDIRECTS)
+def _body(
+    client: Client, url: str, terms: Terms, before_large: BeforeLarge | None, once_more: OnceMore, spent: Spent
+) -> bytes:
+    began = time.monotonic()
+    response = client.get(
+        url, began + terms.timeout - spent.seconds, terms.headers, terms.max_bytes,
+        lambda headers: _allows(headers, terms), before_large, once_more,
+    )  # fmt: skip
+    location = response.headers.get("Location")
+    if response.status not in _REDIRECT_STATUSES or not location:
+        return _accepted(response)
+    if spent.redirects == MAX_REDIRECTS:
+        raise FetchError(reasons.REDIRECTS)
+    try:
+        # Headers are read as Latin-1; what servers send raw is UTF-8.
+        url = urllib.parse.urljoin(url, location.encode("latin-1").decode("utf-8", "replace"))
+    except ValueError as error:
+        raise FetchError(reasons.UNSUPPORTED_URL, error) from error
+    if len(url) > _LONGEST_URL:
+        raise FetchError(reasons.UNSUPPORTED_URL, f"redirected to one of {len(url)} characters")
+    raise RedirectedError(url, Spent(spent.redirects + 1, spent.seconds + time.monotonic() - began))
 
 
 def _allows(headers: Headers, terms: Terms) -> bool:

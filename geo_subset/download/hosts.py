@@ -58,20 +58,18 @@ class _Host:
 class Schedule:
     """Hands out each row once, and again when told to.
 
-    `hosts[row]` is the registered domain of a row. A host has at most `per_host` rows handed out at a time, and with a
-    `rate` they are handed out at least 1 / rate seconds apart. Times are seconds of any clock that never goes back.
-    Every row that is handed out must be given back with `done` or `again`.
+    `hosts[row]` is the registered domain of a row, at first: a redirect may lead to another one. A host has at most
+    `per_host` rows handed out at a time, and with a `rate` they are handed out at least 1 / rate seconds apart. Times
+    are seconds of any clock that never goes back. Every row that is handed out must be given back with `done` or
+    `again`.
     """
 
     def __init__(self, hosts: Sequence[str], per_host: int, rate: float | None = None) -> None:
         self._per_host, self._interval = per_host, 1 / rate if rate else 0.0
-        self._host_of = hosts
+        self._host_of = list(hosts)
         self._hosts: dict[str, _Host] = {}
         for row, name in enumerate(hosts):
-            host = self._hosts.get(name)
-            if host is None:
-                host = self._hosts[name] = _Host(phase=(len(self._hosts) * _GOLDEN) % 1.0)
-            host.rows.append(row)
+            self._known(name).rows.append(row)
         self._out: set[int] = set()
         self._entries = itertools.count(1)
         # Hosts are in at most one of the first two; entries that were overtaken are dropped when they come up.
@@ -113,24 +111,39 @@ class Schedule:
         """The row needs no further request. Raises KeyError if it is not handed out."""
         self._give_back(row)
 
-    def again(self, row: int, at: float) -> None:
-        """The row is to be handed out again, not before `at`. Raises KeyError if it is not handed out."""
+    def again(self, row: int, at: float, host: str | None = None) -> None:
+        """The row is to be handed out again, not before `at`. Raises KeyError if it is not handed out.
+
+        `host`: whose limits it counts against from then on, if not those of the same host as before.
+        """
         self._give_back(row)
+        if host is not None:
+            self._known(host)
+            self._host_of[row] = host
         heapq.heappush(self._later, (at, next(self._entries), row))
+
+    def host(self, row: int) -> str:
+        """Whose limits the row counts against."""
+        return self._host_of[row]
 
     def rest(self, host: str, until: float) -> None:
         """The host is not to be asked before `until`, and then for one row at a time until `rested` is called.
 
-        So the rows of a host that is not well yet are not all spent on it. Raises KeyError if no row has that host.
+        So the rows of a host that is not well yet are not all spent on it. Raises KeyError if no row has had that host.
         """
         self._hosts[host].not_before = max(self._hosts[host].not_before, until)
         self._hosts[host].on_trial = True
 
     def rested(self, host: str) -> None:
-        """The host answers again. Raises KeyError if no row has that host."""
+        """The host answers again. Raises KeyError if no row has had that host."""
         if self._hosts[host].on_trial:
             self._hosts[host].on_trial = False
             self._enlist(self._hosts[host])
+
+    def _known(self, name: str) -> _Host:
+        if name not in self._hosts:
+            self._hosts[name] = _Host(phase=(len(self._hosts) * _GOLDEN) % 1.0)
+        return self._hosts[name]
 
     def _give_back(self, row: int) -> None:
         self._out.remove(row)

@@ -38,6 +38,8 @@ _BLOCK = 1 << 16
 
 _HOST = re.compile(r"[0-9a-z_-]+(\.[0-9a-z_-]+)*\.?\Z", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Characters of a host's name (RFC 1035, 2.3.4).
+_LONGEST_HOST = 253
 _QUOTE_SAFE = "%/:=&?~#+!$,;'@()*[]|"
 
 T = TypeVar("T")
@@ -282,6 +284,12 @@ def _request(url: str, headers: Mapping[str, str]) -> tuple[Place, bytes]:
     return Place(parts.scheme, host, port), "\r\n".join([*lines, "Accept-Encoding: identity", "", ""]).encode("ascii")
 
 
+def host_of(url: str) -> str:
+    """The host that is asked for a URL, as a URL names it. Raises FetchError: unsupported url."""
+    host = _request(url, {})[0].host.rstrip(".")
+    return f"[{host}]" if ":" in host else host
+
+
 def _host(name: str, in_brackets: bool) -> str:
     """A host as it is looked up: lower case, ASCII. Raises ValueError if it is none.
 
@@ -289,6 +297,8 @@ def _host(name: str, in_brackets: bool) -> str:
     """
     if in_brackets and "%" not in name:
         return str(ipaddress.IPv6Address(name))
+    if len(name) > _LONGEST_HOST + 1:
+        raise ValueError(f"host of {len(name)} characters")
     host = name.encode("idna").decode("ascii").lower()
     if not _HOST.match(host):
         raise ValueError(f"host {host[:80]!r}")

@@ -27,12 +27,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from geo_subset import events, metrics, shortage, work
+from geo_subset import events, metrics, shortage, urls, work
 from geo_subset.download import reasons
 from geo_subset.download.addresses import is_public
-from geo_subset.download.fetch import Terms, fetch
+from geo_subset.download.fetch import RedirectedError, Spent, Terms, fetch
 from geo_subset.download.hosts import Schedule, Wait
-from geo_subset.download.http_client import Client
+from geo_subset.download.http_client import Client, host_of
 from geo_subset.download.img2dataset_adapter import ShardWriter
 from geo_subset.download.pixels import Header, Picture, PictureError, effort, resized
 from geo_subset.download.reach import Reach
@@ -82,9 +82,9 @@ def download_shard(
     Raises StorageFullError: no space left in `folder`; DamagedShardError: the shard is not whole; ShortageError: this
     machine lacks something; NoNetworkError: unless `all_dead`, if none of very many hosts could be reached.
     """
-    samples = with_splits(samples)
-    uids = samples["uid"].to_pylist()
     try:
+        samples = with_splits(samples)
+        uids = samples["uid"].to_pylist()
         writer = ShardWriter(samples, index, folder, settings.samples_per_shard, settings.encode_format)
         waiting = []
         for position, uid in enumerate(uids):
@@ -95,8 +95,12 @@ def download_shard(
         _Download(samples.take(pa.array(waiting, pa.int64())), waiting, settings, writer, all_dead).run(cpus)
         writer.close()
         return writer.files, check(writer.files, uids, settings.encode_format)
-    except OSError as error:
-        raise from_os_error(error, f"writing a shard in {folder}") from error
+    except Exception as error:
+        if (lacking := shortage.of(error)) is not None:
+            raise lacking from error
+        if isinstance(error, OSError):
+            raise from_os_error(error, f"writing a shard in {folder}") from error
+        raise
 
 
 class _NoRoomError(FetchError):
@@ -109,7 +113,7 @@ class _Download:
     def __init__(
         self, samples: pa.Table, positions: list[int], settings: DownloadSettings, writer: ShardWriter, all_dead: bool
     ) -> None:
-        self._urls, self._hosts = samples["url"].to_pylist(), [host or "" for host in samples["domain"].to_pylist()]
+        self._urls, self._hosts = samples["url"].to_pylist(), [*map(_as_asked, samples["domain"].to_pylist())]
         self._positions, self._settings, self._writer = positions, settings, writer
         self._terms = Terms(
             settings.timeout, settings.max_bytes, settings.user_agent_token, settings.contact,
@@ -125,6 +129,8 @@ class _Download:
         self._in_work = self._fetched = 0
         self._shown = 0.0
         self._aside: deque[int] = deque()  # rows with a large body, until there is room
+        self._large: set[int] = set()  # rows that turned out to have one
+        self._redirected: dict[int, tuple[str, Spent]] = {}  # row -> where its try goes on
         self._tries = [0] * len(positions)
         self._rest_until: dict[str, float] = {}
         self._rested: dict[str, float] = {}
@@ -152,26 +158,28 @@ class _Download:
     def _hand_out(self, loop: Loop, resize: _Resize) -> float | None:
         """Begins as many rows as there may be. Returns for how long nothing else can be done; None: all is done."""
         now = time.monotonic()
+        for _ in range(min(len(self._aside), self._room)):
+            self._schedule.again(self._aside.popleft(), now)  # its host may have come to rest meanwhile
         # Bodies that wait to be resized only take memory; but with too few of them, hosts that are slow are asked late.
         while self._in_work < self._most and self._fetched <= self._most // 2:
-            if self._aside and self._room:
-                self._room -= 1
-                loop.start(self._work, resize, self._aside.popleft(), True)
-                continue
             step = self._schedule.take(now)
             if step is None:
                 return _LOOK if self._in_work else None
             if isinstance(step, Wait):
                 return _LOOK if step.seconds is None else step.seconds
-            if self._hosts[step] in self._closed:
+            if (host := self._schedule.host(step)) in self._closed:
                 asked = "not asked again" if self._tries[step] else "not asked"
-                self._fail(step, FetchError(self._closed[self._hosts[step]], f"{asked}: its host wants rest"))
+                self._fail(step, FetchError(self._closed[host], f"{asked}: its host wants rest"))
+            elif step in self._large and not self._room:
+                self._aside.append(step)
             else:
-                loop.start(self._work, resize, step, False)
+                loop.start(self._work, resize, step)
         return _LOOK
 
-    def _work(self, resize: _Resize, row: int, large: bool) -> None:
-        """One try at a row, a task of the loop. `large`: whether it has room for a large body."""
+    def _work(self, resize: _Resize, row: int) -> None:
+        """One request for a row, a task of the loop. A row that is known to have a large body takes room for it."""
+        large = row in self._large
+        self._room -= large
 
         def make_room(_deadline: float) -> None:
             nonlocal large
@@ -187,8 +195,9 @@ class _Download:
         self._in_work += 1
         status, error, lacking = "failed_to_download", None, None
         try:
+            url, spent = self._redirected.get(row) or (self._urls[row] or "", Spent())
             work.add("requests", 1)
-            body, head = fetch(self._client, self._urls[row] or "", self._terms, make_room, once_more)
+            body, head = fetch(self._client, url, self._terms, make_room, once_more, spent)
             work.add("bytes_fetched", len(body))
             status = "failed_to_resize"
             self._came(row, None)
@@ -215,7 +224,12 @@ class _Download:
         elif isinstance(error, _NoRoomError):
             self._came(row, None)
             self._tries[row] += 1  # its body has to be asked for a second time
+            self._large.add(row)
             self._aside.append(row)
+        elif isinstance(error, RedirectedError):
+            self._came(row, None)
+            self._redirected[row] = error.url, error.spent
+            self._schedule.again(row, time.monotonic(), urls.registered_domain(error.host))
         elif isinstance(error, FetchError):
             self._came(row, error)
             if not self._is_tried_again(row, error):
@@ -226,10 +240,11 @@ class _Download:
     def _came(self, row: int, error: FetchError | None) -> None:
         """Notes how a request ended that this machine could make."""
         self._shortages = 0
+        host = self._schedule.host(row)
         if self._reach is not None:
-            self._reach.tried(self._hosts[row], error)
+            self._reach.tried(host, error)
         if error is None or not error.retry_after:
-            self._schedule.rested(self._hosts[row])
+            self._schedule.rested(host)
 
     def _put_back(self, row: int, lacking: ShortageError) -> None:
         """Has the row asked for again, with no more in work than now. Raises `lacking` if that does not help."""
@@ -267,16 +282,19 @@ class _Download:
         return True
 
     def _is_tried_again(self, row: int, error: FetchError) -> bool:
-        """Whether the row goes back to the schedule. Its host gets the rest it asks for; that is no further try."""
+        """Whether the row goes back to the schedule, for a try from its first URL on.
+
+        The host that answered gets the rest it asks for; that is no further try."""
         if not error.may_pass:
             return False
-        now, host = time.monotonic(), self._hosts[row]
+        now, host = time.monotonic(), self._schedule.host(row)
         if error.retry_after:
             self._rest(host, now, error)
         longest = min(_LONGEST_BACKOFF, _BACKOFF * 2 ** min(self._tries[row], 10))
         if host in self._closed or not self._counts_as_retry(row):
             return False
-        self._schedule.again(row, now + random.uniform(0, longest))
+        self._redirected.pop(row, None)
+        self._schedule.again(row, now + random.uniform(0, longest), self._hosts[row])
         return True
 
     def _rest(self, host: str, now: float, error: FetchError) -> None:
@@ -297,6 +315,16 @@ class _Download:
     def _fail(self, row: int, error: Exception) -> None:
         self._writer.failure(self._positions[row], "failed_to_download", str(error))
         self._schedule.done(row)
+
+
+def _as_asked(domain: str | None) -> str:
+    """A registered domain in the characters that redirects to it are counted under."""
+    if domain is None or domain.isascii():
+        return domain or ""
+    try:
+        return host_of(f"http://{domain}")
+    except FetchError:
+        return domain
 
 
 def _stored(body: bytes, head: Header, settings: DownloadSettings) -> tuple[Picture, str]:

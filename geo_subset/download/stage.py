@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geo_subset import cluster, progress, statefiles, storage, tables, wording
+from geo_subset import cluster, progress, shortage, statefiles, storage, tables, wording
 from geo_subset.download import index
 from geo_subset.download.plan import Shard, plan_all
 from geo_subset.errors import StageError, TooFewImagesError
@@ -116,6 +116,7 @@ def _is_complete(records: Mapping[str, Record], shards: Sequence[Shard]) -> bool
     )
 
 
+@shortage.told()
 def make_shard(
     shard: Shard, settings: DownloadSettings, cpus: float, folder: StageFolder, lists: Sequence[str]
 ) -> Record:
@@ -142,6 +143,7 @@ def make_shard(
     return folder.record(shard.name, files, counters)
 
 
+@shortage.told()
 def make_index(unit: str, shards: Sequence[Shard], folder: StageFolder) -> tuple[Record, dict[str, int]]:
     """Writes and records the index of all shards, and counts what it holds; runs on a worker."""
     entry, ends = index.write(shards, folder)
@@ -163,6 +165,7 @@ def _summed(records: Mapping[str, Record]) -> dict[str, int]:
     return {name: count for name, count in summed.items() if count}
 
 
+@shortage.told()
 def list_failed(number: int, files: Sequence[str], folder: StageFolder, pattern: str | None) -> Record:
     """Writes and records the list of the samples that a retry pass takes; runs on a worker."""
     counters = Counter[str]()
@@ -184,8 +187,8 @@ def _check_success(counters: Mapping[str, int], min_success: float, folder: Stag
     failed = Counter({name[8:]: count for name, count in counters.items() if name.startswith("failed: ")})
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.most_common(_SHOWN))
     raise TooFewImagesError(
-        f"{succeeded:,} of {attempted:,} images succeeded ({succeeded / attempted:.1%}), less than "
-        f"download.min_success = {min_success:g} asks for (most often failed: {reasons}). All is kept in {folder.url}. "
+        f"{succeeded:,} of {attempted:,} images succeeded ({succeeded * 1000 // attempted / 10}%), less than "
+        f"download.min_success = {min_success} asks for (most often failed: {reasons}). All is kept in {folder.url}. "
         "Check the network, then try again what failed with geo-subset download RUN.toml --retry-failed "
         "(add --reason . for all reasons), or accept it with --set download.min_success=0",
         folder.fingerprint,

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from geo_subset.download.fetch import RedirectedError, Spent, Terms, fetch
 from geo_subset.download.http_client import Client, Response
+from geo_subset.download.pixels import Header
 from geo_subset.download.reasons import FetchError
 
 from .peer import Connection
@@ -23,6 +25,16 @@ def reason(client: Client, url: str, seconds: float = 10.0, **more: Any) -> str:
     with pytest.raises(FetchError) as raised:
         get(client, url, seconds, **more)
     return raised.value.reason
+
+
+def followed(client: Client, url: str, terms: Terms) -> tuple[bytes, Header]:
+    """What `fetch` comes to, every redirect followed at once."""
+    spent = Spent()
+    while True:
+        try:
+            return fetch(client, url, terms, spent=spent)
+        except RedirectedError as led:
+            url, spent = led.url, led.spent
 
 
 def echo(connection: Connection, number: int) -> None:

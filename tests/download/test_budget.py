@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -92,6 +96,114 @@ def test_rows_wait_while_their_host_is_not_well(web: Web, tmp_path: Path) -> Non
     assert max(web.requests.values()) <= 2
 
 
+@dataclass
+class Asked:
+    """How often a host was asked, and how many requests it had open at most."""
+
+    times: int = 0
+    now: int = 0
+    most: int = 0
+
+
+def led_to(web: Web, answer: Callable[[BaseHTTPRequestHandler], None], links: int) -> tuple[list[str], Asked]:
+    """URLs of as many paths on 127.0.0.1, all of which redirect to one page of localhost; and how that was asked."""
+    lock, asked = threading.Lock(), Asked()
+
+    def counted(handler: BaseHTTPRequestHandler) -> None:
+        with lock:
+            asked.times, asked.now = asked.times + 1, asked.now + 1
+            asked.most = max(asked.most, asked.now)
+        try:
+            answer(handler)
+        finally:
+            with lock:
+                asked.now -= 1
+
+    web.on("/there", counted)
+    headers = {"Location": f"http://localhost:{web.port}/there"}
+    return [web.serve(f"/r{n}", status=302, headers=headers) for n in range(links)], asked
+
+
+def refusing(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(503)
+    handler.send_header("Retry-After", "86400")
+    handler.end_headers()
+
+
+def test_a_host_is_not_blamed_for_the_one_it_leads_to(web: Web, tmp_path: Path) -> None:
+    (link, *_), _asked = led_to(web, refusing, 1)
+    good = [web.serve(f"/{n}.jpg", image_bytes()) for n in range(20)]
+    _, counts = download_shard(samples_of([link, *good]), 0, tmp_path, DownloadSettings(**QUICK | {"threads": 2}))
+    assert counts == {"attempted": 21, "succeeded": 20, "failed: http 503": 1}
+
+
+def test_rows_are_not_led_to_a_host_that_wants_rest(web: Web, tmp_path: Path) -> None:
+    links, asked = led_to(web, refusing, 30)
+    settings = DownloadSettings(**QUICK | {"requests_per_host": 3})
+    files, counts = download_shard(of_domains(links), 0, tmp_path, settings)
+    assert counts == {"attempted": 30, "succeeded": 0, "failed: http 503": 30}
+    assert 1 <= asked.times <= 3
+    messages = set(pq.read_table(files.parquet)["error_message"].to_pylist())
+    assert messages == {"http 503", "http 503: not asked: its host wants rest"}
+
+
+def test_hosts_that_lead_to_one_host_keep_to_its_limit(web: Web, tmp_path: Path) -> None:
+    body = image_bytes()
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        threading.Event().wait(0.02)
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+
+    links, asked = led_to(web, slow, 40)
+    settings = DownloadSettings(**QUICK | {"requests_per_host": 3})
+    _, counts = download_shard(of_domains(links), 0, tmp_path, settings)
+    assert counts == {"attempted": 40, "succeeded": 40}
+    assert (asked.times, asked.most <= 3) == (40, True)
+
+
+def test_a_rate_holds_for_requests_that_redirects_lead_to(web: Web, tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def noted(handler: BaseHTTPRequestHandler) -> None:
+        times.append(time.monotonic())
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + image_bytes())
+
+    links, _ = led_to(web, noted, 6)
+    settings = DownloadSettings(**QUICK | {"rate_per_host": 10.0})
+    _, counts = download_shard(of_domains(links), 0, tmp_path, settings)
+    assert counts == {"attempted": 6, "succeeded": 6}
+    assert times[-1] - times[0] >= 0.4
+
+
+def test_a_row_that_waits_for_room_waits_for_its_host_too(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two large images with room for one; the host then wants more rest than it gets, before there is room again."""
+    monkeypatch.setattr(shard, "_LARGE_BODIES", 1)
+    large, no_room, given_up = b"\xff\xd8" + bytes(3 << 20), threading.Event(), threading.Event()
+    monkeypatch.setattr(
+        shard.events, "event", lambda name, *_, **__: given_up.set() if name == "host given up" else None
+    )
+
+    def big(handler: BaseHTTPRequestHandler) -> None:
+        head = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(large)
+        handler.wfile.write(head + large[: 5 << 19])
+        while not given_up.wait(0.02):
+            if select.select([handler.connection], [], [], 0)[0]:  # closed
+                no_room.set()
+                return
+        handler.wfile.write(large[5 << 19 :])
+
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        assert no_room.wait(10)
+        refusing(handler)
+
+    links = [web.on("/0", big), web.on("/1", big), web.on("/busy", busy)]
+    _, counts = download_shard(samples_of(links), 0, tmp_path, DownloadSettings(**QUICK | {"timeout": 20.0}))
+    assert counts["failed: http 503"] == 2
+    assert web.requests == {"/0": 1, "/1": 1, "/busy": 1}
+
+
 def client_of(monkeypatch: pytest.MonkeyPatch, look_up: Any) -> None:
     client = Client(lambda _: True, look_up=look_up)
     monkeypatch.setattr(shard, "_client", lambda _: client)
@@ -132,6 +244,30 @@ def test_a_dead_list_with_a_sign_of_life_is_no_dead_network(
         pa.Table.from_pylist(rows, tables.SAMPLES), 0, tmp_path, DownloadSettings(**QUICK | {"threads": 16})
     )
     assert counts == {"attempted": 400, "succeeded": 0, "failed: dns unanswered": 399, "failed: http 404": 1}
+
+
+_CUT_OFF = """
+import sys
+from pathlib import Path
+from geo_subset.download.shard import download_shard
+from geo_subset.settings import DownloadSettings
+from download.conftest import of_domains
+hosts = ["1.1.1.%d", "www.d%d.example", "[2606:4700::%d]"]
+samples = of_domains([f"http://{hosts[n % 3] % (n // 3)}/a.jpg" for n in range(300)])
+download_shard(samples, 0, Path(sys.argv[1]), DownloadSettings(retries=1, timeout=5, image_size=64))
+"""
+
+
+@pytest.mark.ci
+def test_in_a_network_namespace_of_its_own_the_run_is_stopped(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may make no network namespace")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
+    command = ["unshare", "-n", sys.executable, "-c", _CUT_OFF, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=False)
+    assert "NoNetworkError: no host of" in ended.stderr
+    assert "connection failed: " in ended.stderr
 
 
 _IN_A_SHELL = """

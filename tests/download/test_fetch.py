@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from geo_subset.download import fetch as fetching
-from geo_subset.download.fetch import Terms, fetch
+from geo_subset.download.fetch import RedirectedError, Terms, fetch
 from geo_subset.download.http_client import Client
 from geo_subset.download.reasons import MAY_PASS, FetchError
 
+from .asking import followed
 from .conftest import Web, image_bytes
 
 DIRECTIVES = ("noai", "noindex")
@@ -34,7 +35,7 @@ def terms(timeout: float = 10.0, max_bytes: int = 64 << 20, token: str | None = 
 
 def failure(client: Client, url: str, on: Terms | None = None) -> FetchError:
     with pytest.raises(FetchError) as raised:
-        fetch(client, url, on or terms())
+        followed(client, url, on or terms())
     return raised.value
 
 
@@ -113,7 +114,7 @@ def test_redirects_are_followed(web: Web, client: Client) -> None:
     body = image_bytes()
     web.serve("/caf%C3%A9.jpg", body)
     web.serve("/2", status=301, headers={"Location": "/caf\u00e9.jpg#x".encode().decode("latin-1")})
-    assert fetch(client, web.serve("/1", status=307, headers={"Location": web.url + "/2"}), terms())[0] == body
+    assert followed(client, web.serve("/1", status=307, headers={"Location": web.url + "/2"}), terms())[0] == body
 
 
 def test_a_redirect_that_leads_nowhere_is_a_status(web: Web, client: Client) -> None:
@@ -123,6 +124,27 @@ def test_a_redirect_that_leads_nowhere_is_a_status(web: Web, client: Client) -> 
 def test_a_circle_of_redirects_ends(web: Web, client: Client) -> None:
     assert reason(client, web.serve("/r", status=302, headers={"Location": "/r"})) == "too many redirects"
     assert web.requests["/r"] == fetching.MAX_REDIRECTS + 1
+
+
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [
+        ("//b.example/x", "b.example"), ("http://u:p@B.Example.:8080/x", "b.example"), ("HTTP://b.ex\tample/",
+        "b.example"),
+        ("http://bücher.example/x", "xn--bcher-kva.example"), ("http://[::1]:80/", "[::1]"), ("/x", "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_whoever_is_redirected_is_told_where_to(web: Web, client: Client, location: str, host: str) -> None:
+    headers = {"Location": location.encode().decode("latin-1")}
+    with pytest.raises(RedirectedError) as raised:
+        fetch(client, web.serve("/r", status=302, headers=headers), terms())
+    assert (raised.value.host, raised.value.spent.redirects) == (host, 1)
+    assert 0 < raised.value.spent.seconds < 10
+
+
+@pytest.mark.parametrize("location", ["http://" + "a." * 127 + "example/", "/" + "a" * 5000])
+def test_where_a_redirect_leads_is_bounded(web: Web, client: Client, location: str) -> None:
+    assert reason(client, web.serve("/r", status=302, headers={"Location": location})) == "unsupported url"
 
 
 def test_private_addresses_are_not_asked(web: Web) -> None:

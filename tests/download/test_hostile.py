@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from geo_subset.download.fetch import Terms, fetch
+from geo_subset.download.fetch import Terms
 from geo_subset.download.http_client import Client
 from geo_subset.download.reasons import FetchError, failure_reason
 
+from .asking import followed
 from .conftest import image_bytes, samples_of
 from .faults import FAULTS, IMAGE, Fault
 from .hostile import (
@@ -64,7 +65,7 @@ def outcome(client: Client, url: str, timeout: float = TIMEOUT) -> tuple[str, by
     """The reason, or that it is an image, and its bytes; within the deadline and a second."""
     started = time.monotonic()
     try:
-        found = IMAGE, fetch(client, url, Terms(timeout, 64 << 20, None, None, ()))[0]
+        found = IMAGE, followed(client, url, Terms(timeout, 64 << 20, None, None, ()))[0]
     except FetchError as error:
         found = error.reason, b""
     assert time.monotonic() - started < timeout + GRACE

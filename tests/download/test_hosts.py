@@ -96,6 +96,23 @@ def test_a_host_that_has_rested_gets_one_request_until_it_is_well() -> None:
     assert taken(schedule, 9.0) == [2, 3]
 
 
+def test_a_row_that_is_led_to_another_host_waits_for_that_one() -> None:
+    schedule = Schedule(["a", "a", "b"], 1)
+    assert sorted(taken(schedule)) == [0, 2]
+    schedule.again(0, 0.0, "b")
+    assert schedule.host(0) == "b"
+    assert taken(schedule) == [1], "a has room again, and b has none"
+    schedule.done(2)
+    assert taken(schedule) == [0]
+    schedule.again(0, 0.0, "new")
+    schedule.again(1, 0.0, "new")
+    (out,) = taken(schedule)
+    schedule.rest("new", 5.0)
+    schedule.done(out)
+    assert taken(schedule, 4.0) == []
+    assert len(taken(schedule, 5.0)) == 1
+
+
 def test_a_rate_is_a_distance_between_requests() -> None:
     schedule = Schedule(["a"] * 3 + ["b"], 8, rate=2.0)
     assert sorted(taken(schedule)) == [0, 3]
@@ -139,9 +156,10 @@ def test_its_order_hangs_on_the_rows_alone() -> None:
     threads=st.integers(1, 8),
 )
 def test_any_course_of_things(hosts: list[str], per_host: int, rate: float | None, seed: int, threads: int) -> None:
-    """A simulated shard: requests take any time, some are tried again, some hosts ask for rest."""
+    """A simulated shard: requests take any time, rows are tried again or led to another host, hosts ask for rest."""
     chance = random.Random(seed)
     schedule = Schedule(hosts, per_host, rate)
+    hosts = list(hosts)  # of each row for now: the test changes them
     now, ending = 0.0, list[tuple[float, int]]()
     active: Counter[str] = Counter()
     last: dict[str, float] = {}
@@ -172,8 +190,12 @@ def test_any_course_of_things(hosts: list[str], per_host: int, rate: float | Non
             continue
         ended, row = heapq.heappop(ending)
         now = max(now, ended)
-        active[hosts[row]] -= 1
-        if tries[row] < 3 and chance.random() < 0.3:
+        host = hosts[row]
+        active[host] -= 1
+        if tries[row] < 3 and chance.random() < 0.2:
+            not_before[row], hosts[row] = now, chance.choice("abcxy")
+            schedule.again(row, now, hosts[row])
+        elif tries[row] < 3 and chance.random() < 0.3:
             not_before[row] = now + chance.choice([0.0, 0.5, 3.0])
             schedule.again(row, not_before[row])
         else:
@@ -181,12 +203,12 @@ def test_any_course_of_things(hosts: list[str], per_host: int, rate: float | Non
             schedule.done(row)
         if chance.random() < 0.1:
             until = now + chance.choice([0.5, 4.0])
-            resting[hosts[row]] = max(resting.get(hosts[row], 0.0), until)
-            schedule.rest(hosts[row], until)
-            on_trial.add(hosts[row])
+            resting[host] = max(resting.get(host, 0.0), until)
+            schedule.rest(host, until)
+            on_trial.add(host)
         elif chance.random() < 0.5:
-            schedule.rested(hosts[row])
-            on_trial.discard(hosts[row])
+            schedule.rested(host)
+            on_trial.discard(host)
     assert finished == set(range(len(hosts)))
 
 

@@ -43,6 +43,25 @@ def refused(*lines: str) -> bool:
         "unavailable_after: 2010-06-25", "unavailable_after: 2010-06-25T15:00:00+02:00",
         "max-snippet:5, unavailable_after: 25 Jun 2010 15:00:00 PST, nofollow",
         "geo-subset: unavailable_after: 25 Jun 2010 15:00:00 PST",
+        "unavailable_after: 25 Jun 2010", "unavailable_after: Jun 25, 2010", "unavailable_after: June 25th, 2010",
+        "unavailable_after: Friday, 25-Jun-10", "unavailable_after: June 25, 2010 3:00 PM PST",
+        "unavailable_after: 2010-06-25 15:00:00 PST", "unavailable_after: 2010-06-25 15:00",
+        "unavailable_after: 20100625",
+        "unavailable_after: 2010/06/25", "unavailable_after: Fri Jun 25 15:00:00 2010",
+        "unavailable_after: 2010-06-25T15:00:00.123456789Z", "unavailable_after: '2010-06-25'",
+        "unavailable_after: 31 Dec 2024 23:00:00 GMT", "unavailable_after: 2025-01-01T01:30:00+02:00",
+        # What is no comma but stands for one.
+        "max-snippet: 20; noindex", "max-snippet: 20 noindex", "max-image-preview:large; noai", "noindex;",
+        "nofollow|noai",
+        "nofollow/noindex", "otherbot: nofollow; geo-subset: noai",
+        # The name of a rule is never a crawler's.
+        "noindex:", "noindex:true", "noai : 1", "nofollow: noai", "all: noindex", "noai: otherbot: all", "noai=1",
+        # Names of everybody.
+        "robots: noindex", "Robots: nofollow, noai", "X-Robots-Tag: noindex", "otherbot: all, robots: noai",
+        # What wraps it.
+        '"noindex"', "'noai'", '"noindex, nofollow"', "\ufeffnoindex", "\xef\xbb\xbfnoindex", "noindex\xa0",
+        "\xc2\xa0noai",
+        '"geo-subset: noai"', "[noindex]",
     ],
 )  # fmt: skip
 def test_what_refuses_us(line: str) -> None:
@@ -61,6 +80,11 @@ def test_what_refuses_us(line: str) -> None:
         "unavailable_after: 25 Jun 2030 15:00:00 PST, 360spider: noindex", "unavailable_after: some day",
         "unavailable_after: " + "9" * 5000, "unavailable_after: 9999-99-99",
         "unavailable_after: 31 Dec 9999 23:59:59 -2359",
+        "unavailable_after: 25 Jun 2030", "unavailable_after: Jun 25, 2030", "unavailable_after: 20300625",
+        "unavailable_after: 2030-06-25 15:00:00 PST", "unavailable_after: 99 Jun 2010", "unavailable_after: 2010-13-25",
+        "unavailable_after: 31 Dec 2024 23:00:00 PST", "unavailable_after: 2024-12-31T23:30:00-02:00",
+        "unavailable_after: 25 Jun 2010 99:99:99", "unavailable_after: 99999999999999", "max-image-preview: none",
+        "nofollow:", "nofollow:true", '"otherbot: noindex"', "otherbot: nofollow; noindex", "otherbot: noai: true",
         "otherbot: unavailable_after: 25 Jun 2010 15:00:00 PST", "otherbot: nofollow, unavailable_after: 2010-06-25",
     ],
 )  # fmt: skip
@@ -91,7 +115,19 @@ def test_what_another_bot_is_told_changes_nothing(ours: str, others: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "piece", ["unavailable_after:1,", "a:", "unavailable_after:", ",", "unavailable_after: Sat,1 a,"]
+    "piece",
+    [
+        "unavailable_after:1,",
+        "a:",
+        "noindex:",
+        "a ",
+        '"',
+        "unavailable_after: Jun 1, ",
+        "x:unavailable_after: 1 Jun 10:",
+        "unavailable_after:",
+        ",",
+        "unavailable_after: Sat,1 a,",
+    ],
 )
 def test_the_longest_header_takes_no_time_to_speak_of(piece: str) -> None:
     line = (piece * (1 << 16))[: 1 << 16]

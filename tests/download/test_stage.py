@@ -185,6 +185,32 @@ def test_a_share_that_is_low_enough_accepts_what_is_there_without_asking_again(w
     assert web.requests.total() == 5
 
 
+@pytest.mark.parametrize(
+    ("good", "bad", "min_success", "told"),
+    [
+        (0, 3, 0.0, None), (3, 0, 1.0, None), (2, 1, 1.0, "66.6%"), (1, 2, 1 / 3, None), (1, 2, 0.3334, "33.3%"),
+        (0, 0, 1.0, None), (0, 3, 1e-9, "0.0%"),
+    ],
+)  # fmt: skip
+def test_the_share_that_must_succeed(
+    web: Web, tmp_path: Path, good: int, bad: int, min_success: float, told: str | None
+) -> None:
+    links = [web.serve(f"/{n}.jpg", image_bytes()) for n in range(good)] + [f"{web.url}/gone{n}" for n in range(bad)]
+    merged(tmp_path, samples_of(links), rows_per_file=4)
+    settings, folder = settings_for(tmp_path, min_success=min_success), shards_folder(tmp_path)
+    if told is None:
+        counters = stage.run(settings, folder).counters
+        assert (counters["attempted"], counters["succeeded"]) == (good + bad, good)
+        return
+    with pytest.raises(TooFewImagesError, match=rf"{good} of {good + bad} images succeeded \({told}\)"):
+        stage.run(settings, folder)
+
+
+def test_a_share_of_nearly_all_is_not_shown_as_all(tmp_path: Path) -> None:
+    with pytest.raises(TooFewImagesError, match=r"9,999 of 10,000 images succeeded \(99.9%\)"):
+        stage._check_success({"attempted": 10_000, "succeeded": 9_999}, 1.0, shards_folder(tmp_path))
+
+
 def test_a_retry_pass_that_brings_too_little_fails_as_well(web: Web, tmp_path: Path) -> None:
     links = [failing(web, f"/{n}.jpg", 503, 1 if n else 9) for n in range(4)]
     merged(tmp_path, samples_of(links), rows_per_file=4)
