@@ -71,7 +71,7 @@ def open_run(run: str) -> str:
 def check_is_run(run: str) -> str:
     """The URL of a folder that is a run's. Raises SettingsError if it is not."""
     url = open_run(run)
-    with _errors_of(run, "read"):
+    with _errors_of(run):
         if _mark(url) is None and not _is_older_run(url):
             raise SettingsError(f"run = {run!r}: this is not a run folder")
     return url
@@ -80,10 +80,10 @@ def check_is_run(run: str) -> str:
 def check(run: str) -> str:
     """The URL of a folder that is a run's, or may become one: it is empty, or not there. Nothing is written.
 
-    Raises SettingsError: it holds something else, or cannot be read.
+    Raises SettingsError: it holds something else, or cannot be written to.
     """
     url = open_run(run)
-    with _errors_of(run, "read"):
+    with _errors_of(run):
         if _mark(url) is not None or _is_older_run(url):
             return url
         names = [*storage.folders(url), *sorted(storage.sizes(url))]
@@ -106,7 +106,7 @@ def claim(run: str, run_toml: str | None = None) -> str:
     Raises StorageFullError.
     """
     url = check(run)
-    with _errors_of(run, "written to"):
+    with _errors_of(run):
         storage.make_folder(url)
         mark = _mark(url)
         settings = f"{url}/{layout.SETTINGS}"
@@ -164,7 +164,7 @@ def _digest(text: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _errors_of(run: str, what: str) -> Iterator[None]:
+def _errors_of(run: str) -> Iterator[None]:
     try:
         yield
     except (SettingsError, StageError):
@@ -173,4 +173,4 @@ def _errors_of(run: str, what: str) -> Iterator[None]:
         told = from_os_error(error, f"writing to {run}") if isinstance(error, OSError) else None
         if isinstance(told, StorageFullError):
             raise told from error
-        raise SettingsError(f"run = {run!r}: the run folder cannot be {what}: {error}") from error
+        raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error

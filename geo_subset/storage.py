@@ -104,8 +104,9 @@ def read_bytes(url: str, most: int) -> bytes | None:
         return None
     except IsADirectoryError:
         return b""
-    except OSError:
-        if fs.size(path) == 0:  # object stores know no range of nothing
+    except OSError as error:
+        # Object stores know no range of nothing. Other errors are not asked about: they were tried again already.
+        if (error.errno == errno.EINVAL or "range" in str(error).lower()) and fs.size(path) == 0:
             return b""
         raise
 

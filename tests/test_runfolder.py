@@ -213,7 +213,7 @@ def test_fingerprint_follows_settings_inputs_and_what_was_before(tmp_path):
 
 def test_unwritable_run_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot be written"):
         ownership.claim(str(tmp_path / "file" / "run"), "")
     with pytest.raises(SettingsError, match="run = 'nosuch://x'"):
         ownership.claim("nosuch://x", "")

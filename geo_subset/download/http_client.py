@@ -234,7 +234,7 @@ def _exchange(connection: Connection, asked: _Asked, idle: Idle) -> Response | N
             before = asked.before_large
             body = read_body(stream, head, asked.max_bytes, before and functools.partial(before, asked.deadline))
             keep = head.keeps and not stream.left_over
-        else:
+        elif not 300 <= head.status < 400:  # some hosts close behind a redirect without saying so
             keep = head.keeps and _drained(receiver, stream, head) and not stream.left_over
         return Response(head.status, head.headers, body)
     finally:
