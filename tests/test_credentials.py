@@ -313,6 +313,7 @@ def test_what_is_planted_in_a_service_url_is_found_nowhere(tmp_path, door, geo_s
     (tmp_path / "my.toml").write_text(
         'run = "run"\n[places]\nsource = "list"\npath = "names.txt"\n[retrieve]\nmax_failures = 0.0\n'
         f'[retrieve.clip-service]\nurl = "http://joe:{PASSWORD}@{host}"\nretries = 0\ndeadline = 1.0\n'
+        "[download]\nmin_success = 0.0\n"
     )
     given = f"--set=retrieve.clip-service.url=http://joe:{PASSWORD}@{host}"
     door.status = 500
@@ -354,7 +355,7 @@ def test_what_is_planted_in_a_signed_url_is_found_nowhere(tmp_path, door, geo_su
         f'[retrieve]\nstrategy = "captions"\n[retrieve.captions]\npath = "{signed}"\nmin_confidence = 0.0\n'
     )
     said = _said(_alone("retrieve", "my.toml"))
-    assert "from 1 captions" in said
+    assert "from 1 caption " in said
     assert "X-Amz-Signature=***" in (tmp_path / "run" / "run.toml").read_text()
     again = _said(here("retrieve", "my.toml", f"--set=retrieve.captions.path={signed.replace('Date=1', 'Date=2')}"))
     assert "nothing to do" in again, "signed anew it is the same file"
