@@ -17,6 +17,7 @@ from PIL import Image
 from geo_subset.download import apart, pixels, reasons
 from geo_subset.download.picture import PictureError
 from geo_subset.download.pixels import header
+from geo_subset.errors import ShortageError
 from geo_subset.settings import DownloadSettings
 
 from . import dearest
@@ -56,6 +57,85 @@ def test_a_picture_that_takes_too_long_ends_and_the_next_is_read(monkeypatch: py
     assert caught.value.reason == reasons.TOO_COSTLY
     monkeypatch.undo()
     assert resized(GOOD).original_width == 256
+
+
+def limited(body: bytes, script: str) -> str:
+    """What `script` prints, run on a picture in a process whose limits it may lower."""
+    code = (
+        "import resource, sys, threading; from geo_subset.download import apart, pixels, picture;"
+        "from geo_subset.download.pixels import header, resized; from geo_subset.settings import DownloadSettings;"
+        "from geo_subset import shortage; body = sys.stdin.buffer.read();\n" + script + "\n"
+        "try: print(resized(body, header(body), DownloadSettings()).original_width)\n"
+        "except picture.PictureError as error: print(error)\n"
+        "except Exception as error: print(repr(error), '=', shortage.of(error) or repr(error))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=body, capture_output=True, check=True, env=os.environ)
+    return done.stdout.decode()
+
+
+_SPACE = "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+
+
+def test_a_picture_is_blamed_for_the_memory_that_it_alone_may_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that wants more than its process may have; the next picture is read by the same."""
+    monkeypatch.setattr(apart, "_CODE", _GREEDY + apart._CODE)
+    monkeypatch.setattr(apart, "_idle", type(apart._idle)())
+    with pytest.raises(PictureError, match="more memory") as caught:
+        resized(encoded(flat(65), "TIFF"))
+    assert caught.value.reason == reasons.TOO_COSTLY
+    assert resized(GOOD).original_width == 256
+
+
+#: In place of the decoder, for pictures 65 wide.
+_GREEDY = """
+from geo_subset.download import pixels
+real = pixels.resized_here
+def greedy(body, head, settings):
+    if head.width == 65:
+        bytearray(pixels.MEMORY + (1 << 28))
+    return real(body, head, settings)
+pixels.resized_here = greedy
+"""
+
+
+def test_a_machine_that_lacks_memory_is_not_the_fault_of_the_picture() -> None:
+    """The worker starts under a limit of this process' own and then has no room for a picture's arrays."""
+    large = encoded(flat(4900), "TIFF", compression="tiff_deflate")
+    small = limited(GOOD, _SPACE + "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 24),) * 2)")
+    assert "ShortageError" in small or "lacks memory" in small
+    told = limited(large, _SPACE + "resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)")
+    assert "ShortageError" in told or "lacks memory" in told
+
+
+def test_a_process_that_cannot_start_is_not_the_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_CODE", "raise ImportError('failed to map segment from shared object')")
+    monkeypatch.setattr(apart, "_idle", type(apart._idle)())
+    with pytest.raises(ShortageError, match="could not start"):
+        resized(GOOD)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_something_else_ends_is_not_the_fault_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    """As the kernel does when memory runs out."""
+    monkeypatch.setattr(apart, "_CODE", _ENDS.format(int(sent)) + apart._CODE)
+    monkeypatch.setattr(apart, "_idle", type(apart._idle)())
+    with pytest.raises(ShortageError, match="ended a process"):
+        resized(GOOD)
+
+
+_ENDS = """
+import os
+from geo_subset.download import pixels
+pixels.resized_here = lambda *_: os.kill(os.getpid(), {})
+"""
+
+
+def test_nobody_here_waits_for_the_memory_of_a_picture_decoded_apart() -> None:
+    body = encoded(flat(3000), "TIFF", compression="tiff_deflate")
+    with ThreadPoolExecutor(1) as pool, pixels._memory.held(pixels.MEMORY):
+        assert pool.submit(resized, body).result(60).original_width == 3000
 
 
 def test_threads_have_processes_of_their_own() -> None:
