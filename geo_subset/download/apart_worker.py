@@ -52,17 +52,19 @@ def _set(resource_: int, most: int) -> None:
 
 
 def _answer(request: dict[str, object], body: bytes) -> tuple[dict[str, object], bytes]:
-    picture = None
+    picture = failed = None
     try:
         head = Header(**request["head"])  # type: ignore[arg-type]
         picture = resized_here(body, head, DownloadSettings.model_validate(request["settings"]))
     except PictureError as error:
         return {"reason": error.reason, "detail": str(error).partition(": ")[2]}, b""
-    except MemoryError:
-        pass
-    if picture is None:  # what was held until here is free again
+    except Exception as error:  # noqa: BLE001 - libraries say in many ways that memory is lacking
+        failed = error.with_traceback(None)  # what was held until here is free again
+    if picture is None:
         if _lacks_memory():
             return {"lacks_memory": True}, b""
+        if failed and not isinstance(failed, MemoryError):
+            raise failed
         return {"reason": reasons.TOO_COSTLY, "detail": f"more memory than {MEMORY:,} bytes"}, b""
     sizes = [picture.width, picture.height, picture.original_width, picture.original_height]
     return {"sizes": sizes}, picture.data

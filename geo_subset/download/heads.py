@@ -1,9 +1,10 @@
 """Reads what the head of an image file promises: the format and the size. Nothing is decoded.
 
 Nothing else parses a head, and it takes milliseconds whatever the bytes are: at most `STEPS` segments, chunks, boxes or
-tags of a file are looked at, each look counted as often as the file makes us take it, and what a length says is skipped without a look. A head that decoders could understand in two ways
-is refused, and what they make of a file must have the size that was read here (`pixels`). Of the work of decoding, what
-the head does not tell is counted before it begins (`effort`), or has limits while it is done (`apart`).
+tags of a file are looked at, counted as often as the file makes us look, and what a length says is skipped. A head that
+decoders could understand in two ways is refused, and what they make of a file must have the size that was read here
+(`pixels`). Of the work of decoding, what the head does not tell is counted before it begins (`effort`), or has limits
+while it is done (`apart`).
 """
 
 from __future__ import annotations

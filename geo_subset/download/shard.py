@@ -185,8 +185,8 @@ class _Download:
         return _LOOK
 
     def _work(self, resize: _Resize, row: int, large: bool, reserved: int) -> None:
-        """One try at a row, a task of the loop. `large`: whether it has room for a large body. `reserved`: bytes that it
-        may hold, however large, while it is decoded apart."""
+        """One try at a row, a task of the loop. `large`: whether it has room for a large body. `reserved`: bytes of
+        the room for bodies to be decoded apart that it has."""
 
         def make_room(_deadline: float) -> None:
             nonlocal large

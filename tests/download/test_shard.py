@@ -232,15 +232,15 @@ def tiff(seed: int) -> bytes:
 def test_other_images_never_wait_for_those_that_are_decoded_apart(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: float
 ) -> None:
-    others, resize = threading.Semaphore(0), shard.resized
+    others, all_came, resize = [], threading.Event(), shard.resized
 
     def after_all_others(body: bytes, head: Any, settings: Any) -> Any:
-        if not head.apart:
-            others.release()
-        elif not all(others.acquire(timeout=20) for _ in range(12)):
-            raise AssertionError("others waited")
+        if head.apart:
+            assert all_came.wait(20)
         else:
-            others.release(12)
+            others.append(body)
+            if len(others) == 12:
+                all_came.set()
         return resize(body, head, settings)
 
     monkeypatch.setattr(shard, "resized", after_all_others)
