@@ -53,7 +53,7 @@ def jpeg_of_scans(n: int, side: int = 5000, mode: str = "RGB") -> bytes:
 
 def jpeg_of_large_scans(n: int) -> bytes:
     """As many scans as there may be, of the largest picture that may be progressive."""
-    return jpeg_of_scans(min(n, 10), 9000)
+    return jpeg_of_scans(min(n, 5), 9000)
 
 
 def jpeg_of_segments_between_scans(n: int) -> bytes:
@@ -130,7 +130,7 @@ def gif_of_clear_codes(n: int) -> bytes:
 
 def gif_of_few_clear_codes(n: int) -> bytes:
     """As many as there may be."""
-    return gif_of_clear_codes(min(n, 400))
+    return gif_of_clear_codes(min(n, 117))
 
 
 def gif_of_comments(n: int) -> bytes:
