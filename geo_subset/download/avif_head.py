@@ -55,7 +55,7 @@ def _still(body: bytes, meta: Box | None, steps: Steps) -> tuple[_Size, list[tup
         return None
     start = found[b"idat"].start if b"idat" in found else 0
     extents = _extents(body, found[b"iloc"], start, steps)
-    return size, [(sizes[item], _frames(body, *extent, steps)) for item, *extent in extents if item in sizes]
+    return size, [(sizes[item], _frames(body, at, end, steps)) for item, at, end in extents if item in sizes]
 
 
 def _sizes(body: bytes, container: Box, associations: Box, steps: Steps) -> Iterator[tuple[int, _Size]]:
