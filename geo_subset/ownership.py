@@ -84,9 +84,9 @@ def check(run: str) -> str:
     """
     url = open_run(run)
     with _errors_of(run):
-        if _mark(url) is not None or _is_older_run(url):
-            return url
         names = [*storage.folders(url), *sorted(storage.sizes(url))]
+        if names and (_mark(url) is not None or _is_older_run(url)):
+            return url
         if lease.is_one(url):
             names.remove(layout.LEASE)
     strange = [name for name in names if not name.startswith(".")]

@@ -2,6 +2,9 @@
 
 A process is started when one is first needed, then serves picture after picture, as many of them at a time as threads
 call here. It ends with the process that started it. What it answers is taken for bytes and numbers and nothing more.
+
+A picture is blamed for what it made the process do: use up its own CPU time or memory, or crash. A process that did not
+start, or that something else ended, is a shortage of this machine.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -20,12 +24,15 @@ from pathlib import Path
 
 from geo_subset.download import reasons
 from geo_subset.download.picture import Header, PictureError
+from geo_subset.errors import ShortageError
 from geo_subset.settings import DownloadSettings
 
 #: Seconds of CPU that a picture gets: so many, and for each million of its pixels and of its bytes so many more.
 _LEAST, _A_MEGAPIXEL, _A_MEGABYTE, _MOST = 1.0, 0.2, 0.3, 9.0
 #: Seconds by the clock after which a process is given up that had no CPU to use up.
-_PATIENCE = 120.0
+_PATIENCE = 300.0
+#: What a decoder ends with that a picture brought down. Other signals come from elsewhere.
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _CODE = "from geo_subset.download import apart_worker; apart_worker.serve(int(__import__('sys').argv[1]))"
 
 
@@ -40,14 +47,15 @@ os.register_at_fork(after_in_child=_idle.clear)
 
 
 def resized(body: bytes, head: Header, settings: DownloadSettings) -> tuple[bytes, list[int]]:
-    """What `pixels.Picture` is made of. Raises PictureError, TOO_COSTLY and UNDECODABLE too, and MemoryError."""
+    """What `pixels.Picture` is made of. Raises PictureError, TOO_COSTLY and UNDECODABLE too, ShortageError, MemoryError
+    and OSError."""
     process = _ready()
     request = {"head": asdict(head), "settings": settings.model_dump(mode="json"), "seconds": _seconds(body, head)}
     try:
         process.connection.send_bytes(json.dumps(request).encode())
         process.connection.send_bytes(body)
         if not process.connection.poll(_PATIENCE):
-            raise PictureError(reasons.TOO_COSTLY, f"not decoded within {_PATIENCE:.0f} s")
+            raise _shortage(f"had no CPU time to decode a picture within {_PATIENCE:.0f} s")
         answer, data = json.loads(process.connection.recv_bytes()), process.connection.recv_bytes()
     except (OSError, EOFError) as error:
         raise _death(_ended(process)) from error
@@ -55,6 +63,8 @@ def resized(body: bytes, head: Header, settings: DownloadSettings) -> tuple[byte
         _ended(process)
         raise
     _idle.append(process)
+    if "lacks_memory" in answer:
+        raise MemoryError("to decode a picture")
     if "reason" in answer:
         raise PictureError(answer["reason"], answer["detail"])
     return data, answer["sizes"]
@@ -79,9 +89,15 @@ def _started() -> _Process:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     with theirs:
         command = [sys.executable, "-c", _CODE, str(theirs.fileno())]
-        return _Process(
-            subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment), ours
-        )
+        running = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
+    process = _Process(running, ours)
+    try:
+        if ours.poll(_PATIENCE):
+            ours.recv_bytes()  # it is ready
+            return process
+    except (OSError, EOFError):
+        pass
+    raise _shortage(f"could not start a process that decodes pictures (it ended with {_ended(process)})")
 
 
 def _ended(process: _Process) -> int:
@@ -93,8 +109,14 @@ def _ended(process: _Process) -> int:
 
 
 def _death(status: int) -> Exception:
-    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+    if status == -signal.SIGXCPU:
         return PictureError(reasons.TOO_COSTLY, "more CPU time than its size allows")
-    if status < 0:
+    if -status in _CRASHES:
         return PictureError(reasons.UNDECODABLE, f"its decoder ended with signal {-status}")
+    if status < 0:
+        return _shortage(f"ended a process that decodes pictures with signal {-status}: it may lack memory")
     return RuntimeError(f"the process that decodes pictures apart ended with {status}")
+
+
+def _shortage(what: str) -> ShortageError:
+    return ShortageError(f"this machine ({socket.gethostname()}) {what}")

@@ -6,8 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from geo_subset.download import reasons
-from geo_subset.download.picture import STEPS, PictureError, UnreadableError
+from geo_subset.download.picture import Steps, UnreadableError
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,10 @@ class Box:
     end: int
 
 
-def boxes(body: bytes, at: int, end: int, cut: bool = False) -> Iterator[Box]:
+def boxes(body: bytes, at: int, end: int, steps: Steps, cut: bool = False) -> Iterator[Box]:
     """The boxes of a part of a file. `cut`: the last may be longer than the part."""
-    for _ in range(STEPS):
-        if at + 8 > end:
-            return
+    while at + 8 <= end:
+        steps.take()
         length, kind = struct.unpack_from(">I4s", body, at)
         start = at + 8
         if length == 1:
@@ -33,9 +31,9 @@ def boxes(body: bytes, at: int, end: int, cut: bool = False) -> Iterator[Box]:
             raise UnreadableError("a box is longer than what it lies in")
         yield Box(kind, start, min(stop, end))
         at = stop
-    raise PictureError(reasons.TOO_COSTLY, f"more than {STEPS:,} boxes")
 
 
-def by_kind(body: bytes, within: Box | None, skip: int = 0) -> dict[bytes, Box]:
+def by_kind(body: bytes, within: Box | None, steps: Steps, skip: int = 0) -> dict[bytes, Box]:
     """The last box of each kind in a box, after `skip` bytes of it; none in none."""
-    return {box.kind: box for box in boxes(body, within.start + skip, within.end)} if within else {}
+    steps.take()
+    return {box.kind: box for box in boxes(body, within.start + skip, within.end, steps)} if within else {}

@@ -6,7 +6,7 @@ import re
 import struct
 
 from geo_subset.download import reasons
-from geo_subset.download.picture import STEPS, Header, PictureError, UnreadableError
+from geo_subset.download.picture import Header, PictureError, Steps, UnreadableError
 
 _BASELINE, _EXTENDED, _PROGRESSIVE, _ARITHMETIC, _ARITHMETIC_PROGRESSIVE = 0xC0, 0xC1, 0xC2, 0xC9, 0xCA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -17,37 +17,42 @@ _JUNK = 4096
 _TREES = 1 << 14
 #: JPEG markers that no segment follows.
 ALONE = frozenset({0x01, *range(0xD0, 0xDA)})
+#: Those that may come before the first scan: its decoder passes over them.
+_PASSED_OVER = ALONE - {0xD8, END}
+#: A marker may have bytes of 255 before it. So many of them are a step.
+_MARKER, _PADDING_A_STEP = re.compile(rb"\xff{1,65536}[^\xff]"), 64
 
 #: Blanks and comments, then a number that ends with a blank. Decoders differ on all else.
 _NUMBER = rb"(?:[ \t\n\v\f\r]|#[^\r\n]*[\r\n])+(\d{1,9})(?=[ \t\n\v\f\r])"
 _PNM = re.compile(rb"P[1-6]" + _NUMBER + _NUMBER)
-_PNM_HEAD = 1 << 14
+#: Bytes that comments may fill.
+_PNM_HEAD = 1 << 16
 
 
-def jpeg(body: bytes) -> Header:
+def jpeg(body: bytes, steps: Steps) -> Header:
     """Segment by segment (ITU-T T.81, annex B); what lies between them is passed over, as libjpeg does."""
     at, kind, frame = 2, 0, b""
-    for _ in range(STEPS):
-        at = body.find(b"\xff", at, at + _JUNK)
-        if at < 0:
-            raise UnreadableError("no scan")
-        marker, at = body[at + 1], at + 1
-        if marker in (0, 0xFF):
+    while (at := body.find(b"\xff", at, at + _JUNK)) >= 0:
+        marker = _MARKER.match(body, at)
+        if marker is None:
+            raise UnreadableError("padding without an end")
+        steps.take(1 + len(marker[0]) // _PADDING_A_STEP)
+        code, at = body[marker.end() - 1], marker.end()
+        if code == 0 or code in _PASSED_OVER:
             continue
-        at += 1
-        if marker in ALONE:
+        if code in ALONE:
             raise UnreadableError("a marker that does not belong before a scan")
         following = at + segment_length(body, at)
-        if marker == SCAN:
+        if code == SCAN:
             if not frame:
                 raise UnreadableError("a scan before any frame")
             return _of_frame(kind, frame, at - 2, body[at + 2])
-        if marker in _FRAMES:
+        if code in _FRAMES:
             if frame:
                 raise PictureError(reasons.UNDECODABLE, "a JPEG of two frames")
-            kind, frame = marker, body[at + 2 : following]
+            kind, frame = code, body[at + 2 : following]
         at = following
-    raise PictureError(reasons.TOO_COSTLY, f"more than {STEPS:,} segments before the first scan")
+    raise UnreadableError("no scan")
 
 
 def segment_length(body: bytes, at: int) -> int:
@@ -77,31 +82,32 @@ def _of_frame(kind: int, frame: bytes, scans: int, in_first: int) -> Header:
     )  # fmt: skip
 
 
-def png(body: bytes) -> Header:
+def png(body: bytes, steps: Steps) -> Header:
     if body[8:16] != b"\0\0\0\x0dIHDR":
         raise UnreadableError("no IHDR")
     width, height = struct.unpack_from(">II", body, 16)
     at = 33
-    for _ in range(STEPS):
+    while True:
+        steps.take()
         length, kind = struct.unpack_from(">I4s", body, at)
         if kind == b"IDAT":
             return Header("PNG", width, height)
         if kind == b"IHDR":
             raise PictureError(reasons.UNDECODABLE, "a PNG of two heads")
         at += 12 + length
-    raise PictureError(reasons.TOO_COSTLY, f"more than {STEPS:,} chunks before the picture")
 
 
-def gif(body: bytes) -> Header:
+def gif(body: bytes, _steps: Steps) -> Header:
     width, height = struct.unpack_from("<HH", body, 6)
     return Header("GIF", width, height, effort=400 * len(body))  # a clear code of 3 bits costs as much as 400 pixels
 
 
-def webp(body: bytes) -> Header:
+def webp(body: bytes, steps: Steps) -> Header:
     if int.from_bytes(body[4:8], "little") + 8 > len(body):
         raise UnreadableError("the file is shorter than it says")
     canvas, at, lossless = None, 12, 0
-    for _ in range(STEPS):
+    while True:
+        steps.take()
         kind, length = struct.unpack_from("<4sI", body, at)
         start, at = at + 8, at + 8 + length + (length & 1)
         if kind == b"VP8X" and canvas is None:
@@ -116,7 +122,6 @@ def webp(body: bytes) -> Header:
             if canvas not in (None, size):
                 raise UnreadableError("its picture has another size than its canvas")
             return _webp_of(size, length if kind == b"VP8L" else lossless)
-    raise PictureError(reasons.TOO_COSTLY, f"more than {STEPS:,} chunks before the picture")
 
 
 def _webp_of(size: tuple[int, int], lossless: int) -> Header:
@@ -138,7 +143,7 @@ def _webp_frame(body: bytes, start: int, kind: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def bmp(body: bytes) -> Header:
+def bmp(body: bytes, _steps: Steps) -> Header:
     size = int.from_bytes(body[14:18], "little")
     if size == 12:
         width, height = struct.unpack_from("<HH", body, 18)
@@ -150,12 +155,12 @@ def bmp(body: bytes) -> Header:
     return Header("BMP", width, height)
 
 
-def pnm(body: bytes) -> Header:
+def pnm(body: bytes, _steps: Steps) -> Header:
     found = _PNM.match(body[:_PNM_HEAD])
     if not found:
         raise UnreadableError("no width and height")
     return Header("PNM", int(found[1]), int(found[2]))
 
 
-def pfm(_body: bytes) -> Header:
+def pfm(_body: bytes, _steps: Steps) -> Header:
     raise PictureError(reasons.UNDECODABLE, "values without a known range")

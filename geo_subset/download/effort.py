@@ -15,10 +15,10 @@ from geo_subset.download.common_heads import ALONE, END, SCAN, segment_length
 from geo_subset.download.picture import STEPS, Header, PictureError, UnreadableError
 
 #: A progressive JPEG has ten scans, each of one channel or of a few values of all three: some 14 for each pixel.
-_SCANS, _SCANS_OF_EACH, _SAMPLES, _MOST_SAMPLES = 100, 30, 100_000_000, 1_500_000_000
+_SCANS, _SCANS_OF_EACH, _SAMPLES, _MOST_SAMPLES = 100, 30, 100_000_000, 1_200_000_000
 #: Clear codes of a GIF: each costs its decoder 4 us. There is one for 3,800 codes or more, and one for 126 pixels in
-#: files made without compression.
-_CLEARS, _PIXELS_A_CLEAR = 25_000, 100
+#: files made without compression, of which 10 megapixels may be.
+_CLEARS, _PIXELS_A_CLEAR, _MOST_CLEARS = 25_000, 100, 80_000
 #: Chunks of a PNG with texts that may be unpacked; they are left out, as nothing of a picture is in them.
 _TEXTS, _CHUNKS, _CHUNK = (b"zTXt", b"iTXt"), 100_000, struct.Struct(">I4s")
 
@@ -31,7 +31,7 @@ def bounded(body: bytes, head: Header) -> bytes:
     if head.is_jpeg and head.decoder_bytes:
         _check_scans(body, head)
     elif head.form == "GIF":
-        most = _CLEARS + head.width * head.height // _PIXELS_A_CLEAR
+        most = min(_MOST_CLEARS, _CLEARS + head.width * head.height // _PIXELS_A_CLEAR)
         if _clears(np.frombuffer(body, np.uint8), most) > most:
             raise PictureError(reasons.TOO_COSTLY, f"more than {most:,} clear codes")
     elif head.form == "PNG":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from geo_subset.download import reasons
+
 #: Segments, chunks, boxes or tags of a file that are looked at. Photographs of 60 MB have some 1,000.
 STEPS = 2000
 
@@ -18,6 +20,18 @@ class PictureError(Exception):
 
 class UnreadableError(Exception):
     """The head of a file makes no sense, or is not all there."""
+
+
+class Steps:
+    """The looks that reading one file's head may take, however its parts name one another."""
+
+    def __init__(self) -> None:
+        self._left = STEPS
+
+    def take(self, count: int = 1) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise PictureError(reasons.TOO_COSTLY, f"more than {STEPS:,} segments, chunks, boxes or tags")
 
 
 @dataclass(frozen=True)

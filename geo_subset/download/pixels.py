@@ -91,13 +91,15 @@ def resized(body: bytes, head: Header, settings: DownloadSettings) -> Picture:
     they promise one shape for all images. Waits while other threads hold the memory that the image needs.
 
     Raises PictureError with TOO_MANY_PIXELS, TOO_COSTLY, TOO_SMALL, ASPECT_RATIO, TRUNCATED or UNDECODABLE, and
-    MemoryError.
+    MemoryError; where the picture is decoded apart, ShortageError and OSError too.
     """
     if not head.apart:
         return resized_here(body, head, settings)
-    with _memory.held(_bytes_needed(head, 1, *_scaled_size(head.width, head.height, settings))):
-        data, sizes = apart.resized(body, head, settings)
-        return Picture(data, *sizes)
+    # Its pixels are held by another process, which has its own limit: nobody here waits for them.
+    size = _scaled_size(head.width, head.height, settings)
+    _bytes_needed(head, _decoded_part(head, *size), *size)
+    data, sizes = apart.resized(body, head, settings)
+    return Picture(data, *sizes)
 
 
 def effort(body: bytes, head: Header, settings: DownloadSettings) -> int:

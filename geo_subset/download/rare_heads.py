@@ -9,7 +9,7 @@ import numpy as np
 
 from geo_subset.download import reasons
 from geo_subset.download.boxes import boxes
-from geo_subset.download.picture import STEPS, Header, PictureError, UnreadableError
+from geo_subset.download.picture import Header, PictureError, Steps, UnreadableError
 
 # --- TIFF (revision 6.0) and BigTIFF -------------------------------------------------------------------------------
 
@@ -18,14 +18,14 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _ORIENTATION, _ROWS, _LENGTHS, _TILE_WIDTH
 #: Bytes of an integer, by the type of a tag.
 _INTEGERS = {1: 1, 3: 2, 4: 4, 16: 8}
 _NONE = np.empty(0)
-#: Tiles or strips of a picture.
-_PARTS = 1 << 20
+#: Tiles or strips of a picture: 25 megapixels in tiles of 16 x 16 are 100,000.
+_PARTS = 1 << 17
 #: Pixels of a tile or strip, whatever the picture's size: it is unpacked as a whole.
 _TILE = 1 << 20
 
 
-def tiff(body: bytes) -> Header:
-    tags = _first_directory(body)
+def tiff(body: bytes, steps: Steps) -> Header:
+    tags = _first_directory(body, steps)
     width, height = _first(tags, _WIDTH), _first(tags, _HEIGHT)
     if _first(tags, _BITS, 1) > 16:
         raise PictureError(reasons.UNDECODABLE, "values without a known range")
@@ -58,14 +58,13 @@ def _first(tags: dict[int, Any], tag: int, default: int | None = None) -> int:
     return int(values[0]) if len(values) else default or 0
 
 
-def _first_directory(body: bytes) -> dict[int, Any]:
+def _first_directory(body: bytes, steps: Steps) -> dict[int, Any]:
     """The tags that matter here, and their values, in arrays."""
     order, big = "<" if body[0] == 0x49 else ">", 0x2B in body[2:4]
     word, many, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
     start = struct.unpack_from(order + word, body, 8 if big else 4)[0]
     entries = struct.unpack_from(order + many, body, start)[0]
-    if entries > STEPS:
-        raise PictureError(reasons.TOO_COSTLY, f"{entries:,} tags")
+    steps.take(entries)
     start += struct.calcsize(many)
     tags: dict[int, Any] = {}
     for at in range(start, start + entries * entry, entry):
@@ -77,8 +76,10 @@ def _first_directory(body: bytes) -> dict[int, Any]:
         width, at = _INTEGERS[kind], at + 4 + struct.calcsize(word)
         if count * width > struct.calcsize(word):
             at = struct.unpack_from(order + word, body, at)[0]
-        if count > _PARTS or at + count * width > len(body):
+        if at + count * width > len(body):
             raise UnreadableError("a tag is longer than the file")
+        if count > _PARTS:
+            raise PictureError(reasons.TOO_COSTLY, f"{count:,} tiles or strips")
         tags[tag] = np.frombuffer(body, f"{order}u{width}", count, at).astype(np.float64)
     return tags
 
@@ -90,12 +91,12 @@ _SIZ = b"\xff\x4f\xff\x51"
 _JP2_TILES = 4096
 
 
-def jpeg2000(body: bytes) -> Header:
+def jpeg2000(body: bytes, steps: Steps) -> Header:
     start, promised = 0, None
     if not body.startswith(_SIZ):
-        for box in boxes(body, 0, len(body)):
+        for box in boxes(body, 0, len(body), steps):
             if box.kind == b"jp2h":
-                inner = next((b for b in boxes(body, box.start, box.end) if b.kind == b"ihdr"), None)
+                inner = next((b for b in boxes(body, box.start, box.end, steps) if b.kind == b"ihdr"), None)
                 promised = struct.unpack_from(">II", body, inner.start)[::-1] if inner else None
             elif box.kind == b"jp2c":
                 start = box.start

@@ -8,10 +8,11 @@ a pause (a host's rest, a retry's backoff) holds nothing up.
 
 Memory of a process, whatever the hosts send, beside what interpreter and libraries take (some 250 MB): bodies of up to
 2 MB (`http_wire.LARGE`) for each image in work, 512 MB for 256 of them; larger bodies 256 MB in all (twice
-`_LARGE_BODIES`); pictures while they are decoded and resized 768 MB in all (`pixels.MEMORY`), and a small one. Each
-process that decodes apart, one for each CPU, takes some 200 MB, and 768 MB more at most. A body that turns out to be a
-large one while there is no room is dropped, and its row put aside until there is: waiting with the connection open
-would use up the time that the host has.
+`_LARGE_BODIES`); bodies that wait for a process of their own 256 MB in all (`_APART_BODIES`); pictures while they are
+decoded and resized 768 MB in all (`pixels.MEMORY`), and a small one. Each process that decodes apart, one for each CPU,
+takes some 200 MB, and 768 MB more at most. A body for which there is no room is dropped, and its row put aside until
+there is: waiting with the connection open would use up the time that the host has, and holding it up would hold up
+others.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _SMALL = 4_000_000
 #: Bytes of all bodies over http_wire.LARGE that are being received or decoded at a time; while one is put together
 #: from its parts, it takes twice its size.
 _LARGE_BODIES = 128 << 20
+#: Bytes of all bodies that are decoded apart or wait for it. The other images never wait for these.
+_APART_BODIES = 256 << 20
 #: A retry comes after a random time of up to so many seconds, doubled for each further one ("full jitter": M. Brooker,
 #: Exponential Backoff And Jitter, AWS Architecture Blog, 2015), and never later than the second figure.
 _BACKOFF, _LONGEST_BACKOFF = 1.0, 30.0
@@ -104,7 +107,11 @@ def download_shard(
 
 
 class _NoRoomError(FetchError):
-    """The body is a large one, and there are enough of them in memory."""
+    """There are enough bodies of this one's kind in memory: its row waits in `line` until there is room."""
+
+    def __init__(self, line: deque[int]) -> None:
+        super().__init__(reasons.TOO_LARGE, "no room")
+        self.line = line
 
 
 class _Download:
@@ -126,11 +133,15 @@ class _Download:
         self._reach = None if all_dead else Reach()
         self._shortages = 0
         self._room = max(1, _LARGE_BODIES // settings.max_bytes)  # for so many large bodies more
+        self._apart_room = max(_APART_BODIES, settings.max_bytes)  # bytes
         self._in_work = self._fetched = 0
+        self._apart = 0  # images decoded apart or waiting for it; they are not among those in work
         self._shown = 0.0
         self._aside: deque[int] = deque()  # rows with a large body, until there is room
         self._large: set[int] = set()  # rows that turned out to have one
         self._redirected: dict[int, tuple[str, Spent]] = {}  # row -> where its try goes on
+        self._apart_aside: deque[int] = deque()  # rows whose picture is decoded apart, until there is room
+        self._to_decode_apart: set[int] = set()  # rows that turned out to have one
         self._tries = [0] * len(positions)
         self._rest_until: dict[str, float] = {}
         self._rested: dict[str, float] = {}
@@ -158,34 +169,45 @@ class _Download:
     def _hand_out(self, loop: Loop, resize: _Resize) -> float | None:
         """Begins as many rows as there may be. Returns for how long nothing else can be done; None: all is done."""
         now = time.monotonic()
+        # Their hosts may have come to rest meanwhile.
         for _ in range(min(len(self._aside), self._room)):
-            self._schedule.again(self._aside.popleft(), now)  # its host may have come to rest meanwhile
+            self._schedule.again(self._aside.popleft(), now)
+        for _ in range(min(len(self._apart_aside), self._apart_room // self._settings.max_bytes)):
+            self._schedule.again(self._apart_aside.popleft(), now)
         # Bodies that wait to be resized only take memory; but with too few of them, hosts that are slow are asked late.
         while self._in_work < self._most and self._fetched <= self._most // 2:
             step = self._schedule.take(now)
             if step is None:
-                return _LOOK if self._in_work else None
+                return _LOOK if self._in_work or self._apart else None
             if isinstance(step, Wait):
                 return _LOOK if step.seconds is None else step.seconds
             if (host := self._schedule.host(step)) in self._closed:
                 asked = "not asked again" if self._tries[step] else "not asked"
                 self._fail(step, FetchError(self._closed[host], f"{asked}: its host wants rest"))
-            elif step in self._large and not self._room:
+            elif step in self._to_decode_apart and self._apart_room < self._settings.max_bytes:
+                self._apart_aside.append(step)
+            elif step in self._large and step not in self._to_decode_apart and not self._room:
                 self._aside.append(step)
             else:
-                loop.start(self._work, resize, step)
+                large, reserved = False, 0
+                if step in self._to_decode_apart:
+                    reserved = self._settings.max_bytes
+                else:
+                    large = step in self._large
+                self._apart_room -= reserved
+                self._room -= large
+                loop.start(self._work, resize, step, large, reserved)
         return _LOOK
 
-    def _work(self, resize: _Resize, row: int) -> None:
-        """One request for a row, a task of the loop. A row that is known to have a large body takes room for it."""
-        large = row in self._large
-        self._room -= large
+    def _work(self, resize: _Resize, row: int, large: bool, reserved: int) -> None:
+        """One request for a row, a task of the loop. `large`: whether it has room for a large body. `reserved`: bytes
+        of the room for bodies to be decoded apart that it has."""
 
         def make_room(_deadline: float) -> None:
             nonlocal large
-            if not large:
+            if not large and not reserved:
                 if not self._room:
-                    raise _NoRoomError(reasons.TOO_LARGE, "no room")
+                    raise _NoRoomError(self._aside)
                 self._room -= 1
                 large = True
 
@@ -199,6 +221,12 @@ class _Download:
             work.add("requests", 1)
             body, head = fetch(self._client, url, self._terms, make_room, once_more, spent)
             work.add("bytes_fetched", len(body))
+            if head.apart:
+                if len(body) > self._apart_room + reserved:
+                    raise _NoRoomError(self._apart_aside)
+                self._apart_room += reserved - len(body)
+                self._room += large
+                large, reserved = False, len(body)
             status = "failed_to_resize"
             self._came(row, None)
             self._schedule.done(row)  # its host need not wait for the resizing
@@ -211,6 +239,7 @@ class _Download:
         finally:
             self._in_work -= 1
             self._room += large
+            self._apart_room += reserved
         if error is None:
             self._writer.success(self._positions[row], picture, sha256)
             return
@@ -224,8 +253,8 @@ class _Download:
         elif isinstance(error, _NoRoomError):
             self._came(row, None)
             self._tries[row] += 1  # its body has to be asked for a second time
-            self._large.add(row)
-            self._aside.append(row)
+            (self._large if error.line is self._aside else self._to_decode_apart).add(row)
+            error.line.append(row)
         elif isinstance(error, RedirectedError):
             self._came(row, None)
             self._redirected[row] = error.url, error.spent
@@ -248,12 +277,11 @@ class _Download:
 
     def _put_back(self, row: int, lacking: ShortageError) -> None:
         """Has the row asked for again, with no more in work than now. Raises `lacking` if that does not help."""
-        if self._in_work:
-            if self._in_work < self._most:
-                events.event(
-                    "shortage", f"{lacking}; now {self._in_work} images are in work at a time, not {self._most}"
-                )
-            self._most = min(self._most, self._in_work)
+        if self._in_work or self._apart:
+            most = max(1, self._in_work)
+            if most < self._most:
+                events.event("shortage", f"{lacking}; now {most} images are in work at a time, not {self._most}")
+            self._most = min(self._most, most)
         else:
             self._most = 1
             self._shortages += 1
@@ -265,10 +293,18 @@ class _Download:
         self, images: ThreadPoolExecutor, apart: ThreadPoolExecutor, small: int, body: bytes, head: Header
     ) -> tuple[Picture, str]:
         """What is stored of an image, and the SHA-256 of what it was made from."""
+        if head.apart:
+            self._in_work -= 1
+            self._apart += 1
+            try:
+                return result_of(apart.submit(_stored, body, head, self._settings))
+            finally:
+                self._in_work += 1
+                self._apart -= 1
         self._fetched += 1
         try:
-            if head.apart or effort(body, head, self._settings) > small:
-                return result_of((apart if head.apart else images).submit(_stored, body, head, self._settings))
+            if effort(body, head, self._settings) > small:
+                return result_of(images.submit(_stored, body, head, self._settings))
             give_way()
             return _stored(body, head, self._settings)
         finally:

@@ -53,7 +53,7 @@ def jpeg_of_scans(n: int, side: int = 5000, mode: str = "RGB") -> bytes:
 
 def jpeg_of_large_scans(n: int) -> bytes:
     """As many scans as there may be, of the largest picture that may be progressive."""
-    return jpeg_of_scans(min(n, 10), 9000)
+    return jpeg_of_scans(min(n, 5), 9000)
 
 
 def jpeg_of_segments_between_scans(n: int) -> bytes:
@@ -130,7 +130,7 @@ def gif_of_clear_codes(n: int) -> bytes:
 
 def gif_of_few_clear_codes(n: int) -> bytes:
     """As many as there may be."""
-    return gif_of_clear_codes(min(n, 400))
+    return gif_of_clear_codes(min(n, 117))
 
 
 def gif_of_comments(n: int) -> bytes:
@@ -298,6 +298,52 @@ def avif_of_frames(n: int, side: int = 2000) -> bytes:
     return head + struct.pack(">I", 8 + len(data)) + b"mdat" + data
 
 
+def _box(kind: bytes, *content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + sum(map(len, content)), kind) + b"".join(content)
+
+
+def _avif(*boxes: bytes, brand: bytes = b"avif") -> bytes:
+    return _box(b"ftyp", brand, bytes(4), b"avifmif1") + b"".join(boxes)
+
+
+def _still(extents: list[tuple[int, int]], associations: bytes = struct.pack(">IHBB", 1, 1, 1, 1)) -> bytes:
+    size = _box(b"ispe", bytes(4), struct.pack(">II", 64, 64))
+    properties = _box(b"iprp", _box(b"ipco", size), _box(b"ipma", bytes(4), associations))
+    places = struct.pack(">BBHHHH", 0x44, 0, 1, 1, 0, len(extents)) + b"".join(struct.pack(">II", *e) for e in extents)
+    return _box(
+        b"meta", bytes(4), _box(b"pitm", bytes(4), b"\0\1"), _box(b"iloc", bytes(4), places), properties
+    )  # fmt: skip
+
+
+def avif_of_one_run(n: int, brand: bytes = b"avif") -> bytes:
+    """Its list of places names one run of `n` empty units `n` times."""
+    data = _box(b"mdat", b"\x7a\0" * n)
+    return _avif(data, _still([(len(_avif()) + 8, 2 * n)] * n), brand=brand)
+
+
+def _track(place: int, length: int) -> bytes:
+    head = _box(b"tkhd", bytes(76), struct.pack(">II", 64 << 16, 64 << 16))
+    sizes = _box(b"stsz", bytes(4), struct.pack(">III", length, 1, 0))
+    places = _box(b"stco", bytes(4), struct.pack(">II", 1, place))
+    return _box(b"trak", head, _box(b"mdia", _box(b"minf", _box(b"stbl", sizes, places))))
+
+
+def avif_of_tracks(n: int) -> bytes:
+    """A sequence of `n` tracks, the first pictures of which are one run of `n` empty units."""
+    data = _box(b"mdat", b"\x7a\0" * n)
+    return _avif(data, _box(b"moov", _track(len(_avif()) + 8, 2 * n) * n), brand=b"avis")
+
+
+def avif_read_twice(n: int) -> bytes:
+    """A still and a sequence: heads of both are read."""
+    return avif_of_tracks(n) + avif_of_one_run(n)[len(_avif()) :]
+
+
+def avif_of_properties(n: int) -> bytes:
+    """`n` times 255 properties of items."""
+    return _avif(_still([], struct.pack(">I", n) + (struct.pack(">HB", 1, 255) + b"\1" * 255) * n))
+
+
 def avif_of_few_frames(n: int) -> bytes:
     """As many as there may be."""
     return avif_of_frames(min(n, 3), 5000)
@@ -315,7 +361,7 @@ DEAREST: dict[str, list[Make]] = {
     "PNM": [ppm_of_comment, ppm_of_zeros, pbm_of_letters],
     "TIFF": [tiff_of_one_strip_for_all, tiff_of_scans, tiff_of_directories, tiff_flat, tiff_of_tile],
     "JPEG 2000": [jpeg2000_flat, jpeg2000_of_small_blocks, jpeg2000_of_tiles, jpeg2000_of_noise],
-    "AVIF": [avif_flat, avif_of_noise, avif_of_frames, avif_of_few_frames],
+    "AVIF": [avif_flat, avif_of_noise, avif_of_frames, avif_of_few_frames, avif_of_one_run, avif_of_tracks],
 }  # fmt: skip
 #: Makers of pictures of n x n: more than 25 megapixels would be refused by their size alone.
 _SIDES = {

@@ -17,6 +17,7 @@ from PIL import Image
 from geo_subset.download import apart, pixels, reasons
 from geo_subset.download.picture import PictureError
 from geo_subset.download.pixels import header
+from geo_subset.errors import ShortageError
 from geo_subset.settings import DownloadSettings
 
 from . import dearest
@@ -56,6 +57,81 @@ def test_a_picture_that_takes_too_long_ends_and_the_next_is_read(monkeypatch: py
     assert caught.value.reason == reasons.TOO_COSTLY
     monkeypatch.undo()
     assert resized(GOOD).original_width == 256
+
+
+def test_a_picture_is_blamed_for_the_memory_that_it_alone_may_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that wants more than its process may have; the next picture is read by the same."""
+    monkeypatch.setattr(apart, "_CODE", _GREEDY + apart._CODE)
+    monkeypatch.setattr(apart, "_idle", type(apart._idle)())
+    with pytest.raises(PictureError, match="more memory") as caught:
+        resized(encoded(flat(65), "TIFF"))
+    assert caught.value.reason == reasons.TOO_COSTLY
+    assert resized(GOOD).original_width == 256
+
+
+#: In place of the decoder, for pictures 65 wide.
+_GREEDY = """
+from geo_subset.download import pixels
+real = pixels.resized_here
+def greedy(body, head, settings):
+    if head.width == 65:
+        bytearray(pixels.MEMORY + (1 << 28))
+    return real(body, head, settings)
+pixels.resized_here = greedy
+"""
+
+
+_LACKING = """
+import resource, sys
+from geo_subset import shortage
+from geo_subset.download.pixels import header, resized
+from geo_subset.settings import DownloadSettings
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (10 << 20),) * 2)
+body = sys.stdin.buffer.read()
+try:
+    resized(body, header(body), DownloadSettings())
+except Exception as error:
+    print(shortage.of(error) or error)
+"""
+
+
+def test_a_machine_that_lacks_memory_is_not_the_fault_of_the_picture() -> None:
+    """The process of the worker has no more room than this one leaves it."""
+    body = encoded(flat(4900), "TIFF", compression="tiff_deflate")
+    told = subprocess.run([sys.executable, "-c", _LACKING], input=body, capture_output=True, check=True)
+    assert told.stdout.startswith(b"this machine (")
+
+
+def test_a_process_that_cannot_start_is_not_the_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_CODE", "raise ImportError('failed to map segment from shared object')")
+    monkeypatch.setattr(apart, "_idle", type(apart._idle)())
+    with pytest.raises(ShortageError, match="could not start"):
+        resized(GOOD)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_something_else_ends_is_not_the_fault_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    """As the kernel does when memory runs out."""
+    monkeypatch.setattr(apart, "_CODE", _ENDS.format(int(sent)) + apart._CODE)
+    monkeypatch.setattr(apart, "_idle", type(apart._idle)())
+    with pytest.raises(ShortageError, match="ended a process"):
+        resized(GOOD)
+
+
+_ENDS = """
+import os
+from geo_subset.download import pixels
+pixels.resized_here = lambda *_: os.kill(os.getpid(), {})
+"""
+
+
+def test_nobody_here_waits_for_the_memory_of_a_picture_decoded_apart() -> None:
+    body = encoded(flat(3000), "TIFF", compression="tiff_deflate")
+    with ThreadPoolExecutor(1) as pool, pixels._memory.held(pixels.MEMORY):
+        assert pool.submit(resized, body).result(60).original_width == 3000
 
 
 def test_threads_have_processes_of_their_own() -> None:

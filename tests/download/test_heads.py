@@ -55,6 +55,14 @@ FLOODS: dict[str, Callable[[], bytes]] = {
     ),
     "AVIF of boxes": lambda: struct.pack(">I4s4sI", 16, b"ftyp", b"avif", 0) + _BOX * (_MANY // 8),
     "AVIF of frames": lambda: dearest.avif_of_frames(20_000),
+    "AVIF of one run of units": lambda: dearest.avif_of_one_run(1990),
+    "AVIF of tracks": lambda: dearest.avif_of_tracks(1990),
+    "AVIF of a still and tracks": lambda: dearest.avif_read_twice(1990),
+    "AVIF of properties": lambda: dearest.avif_of_properties(1990),
+    "TIFF of long lists": lambda: dearest.tiff(
+        9, 9, dict.fromkeys((258, 274, 279, 322, 323, 325), (1 << 20, 8)) | {259: 8}, bytes(_MANY)
+    ),
+    "PNG that nearly ends": lambda: b"\x89PNG\r\n\x1a\n" + b"IENX" * _MANY,
     "zeros": lambda: bytes(_MANY),
     "spaces": lambda: b" " * _MANY,
 }
@@ -138,6 +146,28 @@ def test_a_damaged_head_is_a_size_or_a_reason(
         assert error.reason in reasons.REASONS
     else:
         assert 0 < head.width * head.height <= pixels.MAX_PIXELS
+
+
+def jpeg_with(inserted: bytes) -> bytes:
+    """Right after its beginning."""
+    body = encoded(flat(300, 200), "JPEG")
+    return body[:2] + inserted + body[2:]
+
+
+PASSED_OVER: dict[str, Callable[[], bytes]] = {
+    "padding before a marker": lambda: jpeg_with(b"\xff" * 3000),
+    "much padding before many markers": lambda: jpeg_with((b"\xff" * 1000 + b"\xfe\0\2") * 50),
+    "restart markers before the first scan": lambda: jpeg_with(b"\xff\xd0\xff\xd7"),
+    "a marker of no meaning": lambda: jpeg_with(b"\xff\x01"),
+    "a comment of 20 kB": lambda: b"P6\n#" + b"x" * 20_000 + b"\n300 200\n255\n" + bytes(3 * 300 * 200),
+}
+
+
+@pytest.mark.parametrize("name", PASSED_OVER)
+def test_what_decoders_pass_over_does_not_hide_the_picture(name: str) -> None:
+    body = PASSED_OVER[name]()
+    picture = pixels.resized(body, header(body), DownloadSettings())
+    assert (picture.original_width, picture.original_height) == (300, 200)
 
 
 def of_two_sizes() -> bytes:

@@ -20,7 +20,7 @@ import webdataset
 from PIL import Image
 
 from geo_subset import tables
-from geo_subset.download import shard
+from geo_subset.download import apart, shard
 from geo_subset.download.shard import AT_A_TIME, download_shard
 from geo_subset.download.splits import with_splits
 from geo_subset.errors import StorageFullError
@@ -220,6 +220,71 @@ def test_a_host_is_asked_for_more_while_its_images_wait_to_be_resized(
     settings = DownloadSettings(**QUICK | {"threads": 16, "requests_per_host": 2})
     _, counts = download_shard(samples_of(links), 0, tmp_path, settings, cpus=2)
     assert counts == {"attempted": 6, "succeeded": 6}
+
+
+def tiff(seed: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (100, 80), (seed, 0, 0)).save(out, "TIFF")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("cpus", [1.0, 2.0])
+def test_other_images_never_wait_for_those_that_are_decoded_apart(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: float
+) -> None:
+    others, all_came, resize = [], threading.Event(), shard.resized
+
+    def after_all_others(body: bytes, head: Any, settings: Any) -> Any:
+        if head.apart:
+            assert all_came.wait(20)
+        else:
+            others.append(body)
+            if len(others) == 12:
+                all_came.set()
+        return resize(body, head, settings)
+
+    monkeypatch.setattr(shard, "resized", after_all_others)
+    links = [web.serve(f"/{n}.tif", tiff(n)) for n in range(12)]
+    links += [web.serve(f"/{n}.jpg", image_bytes(seed=n)) for n in range(12)]
+    settings = DownloadSettings(**QUICK | {"requests_per_host": 4})
+    _, counts = download_shard(samples_of(links), 0, tmp_path, settings, cpus=cpus)
+    assert counts == {"attempted": 24, "succeeded": 24}
+
+
+def test_bodies_to_be_decoded_apart_are_bounded_and_their_rows_wait(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for one, so that each is asked for twice at most."""
+    monkeypatch.setattr(shard, "_APART_BODIES", 1)
+    held, most, resize = [0], [0], shard.resized
+
+    def noted(*arguments: Any) -> Any:
+        held[0] += 1
+        most[0] = max(most[0], held[0])
+        try:
+            return resize(*arguments)
+        finally:
+            held[0] -= 1
+
+    monkeypatch.setattr(shard, "resized", noted)
+    links = [web.serve(f"/{n}.tif", tiff(n)) for n in range(8)]
+    settings = DownloadSettings(**QUICK | {"max_bytes": len(tiff(0)) + 100, "threads": 8, "requests_per_host": 8})
+    _, counts = download_shard(samples_of(links), 0, tmp_path, settings, cpus=4)
+    assert counts == {"attempted": 8, "succeeded": 8}
+    assert most[0] == 1
+    assert max(web.requests.values()) <= 2
+
+
+def test_a_process_that_cannot_decode_is_a_shortage_here(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "_CODE", "raise MemoryError")
+    monkeypatch.setattr(apart, "_idle", type(apart._idle)())
+    links = [web.serve("/a.tif", tiff(1)), web.serve("/a.jpg", image_bytes())]
+    files, counts = download_shard(samples_of(links), 0, tmp_path, DownloadSettings(**QUICK))
+    assert counts == {"attempted": 2, "succeeded": 1, "failed: shortage here": 1}
+    rows = {row["url"]: row["status"] for row in pq.read_table(files.parquet).to_pylist()}
+    assert rows[links[0]] == "failed_to_download"  # a retry pass takes it
 
 
 def failing(web: Web, path: str, status: int, times: int, headers: dict[str, str] | None = None) -> str:
