@@ -80,9 +80,13 @@ def write_started(folder: str, started: Started) -> None:
 
 
 def remove_records(folder: str, units: Iterable[str], started: bool = False) -> None:
-    """Removes the records of some units, and with `started` what is noted of the start. Other files stay."""
-    names = [f"{folder}/{RECORDS}/{unit}.json" for unit in units]
-    storage.remove_all([*names, f"{folder}/{RECORDS}/{STARTED}"] if started else names)
+    """Removes the records of some units, and with `started` what is noted of the start, and half-written files. Other
+    files stay."""
+    names = [f"{unit}.json" for unit in units]
+    if started:
+        half_written = [name for name in storage.sizes(f"{folder}/{RECORDS}") if storage.is_temporary(name)]
+        names += [STARTED, *half_written]
+    storage.remove_all(f"{folder}/{RECORDS}/{name}" for name in names)
     storage.remove_empty_folder(f"{folder}/{RECORDS}")
 
 

@@ -200,6 +200,9 @@ def test_a_superseded_file_that_was_changed_stays_and_is_named(run_url):
 
 def test_half_written_files_go_when_a_stage_is_found_done(run_url):
     manifest = make(run_url, FINGERPRINTS[0])
-    storage.write_text(f"{run_url}/shards/{storage.TEMPORARY}0123456789ab", "half a")
+    for folder in ("shards", "shards/_records"):
+        storage.make_folder(f"{run_url}/{folder}")
+        storage.write_text(f"{run_url}/{folder}/{storage.TEMPORARY}0123456789ab", "half a")
     StageFolder(run_url, "download", FINGERPRINTS[0]).tidy(manifest)
     assert set(storage.sizes(f"{run_url}/shards")) == {"_manifest.json", *(entry.path for entry in manifest.files)}
+    assert storage.sizes(f"{run_url}/shards/_records") == {}
