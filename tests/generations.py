@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from multiprocessing.connection import Connection
 
@@ -39,8 +40,9 @@ def content(url: str) -> dict[str, bytes]:
     return {str(path)[len(root) :]: fs.cat_file(path) for path in fs.find(root) if not str(path).endswith(layout.MARK)}
 
 
-def wander(run_url: str, seed: int, clean: bool, ready: Connection) -> None:
+def wander(run_url: str, seed: int, clean: bool, ready: Connection, environment: dict[str, str]) -> None:
     """Goes from one fingerprint to another until it is killed; with `clean`, frees and makes again."""
+    os.environ.update(environment)  # the server that forked this process may be older than the bucket
     rng = random.Random(seed)
     storage.sizes(run_url)  # what takes long once
     ready.send(None)

@@ -41,8 +41,10 @@ def killed(run_url, rng, clean):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["geo_subset.runfolder", "s3fs", "generations"])
     ready, told = context.Pipe(duplex=False)
-    process = context.Process(target=wander, args=(run_url, rng.randrange(1 << 30), clean, told))
+    arguments = (run_url, rng.randrange(1 << 30), clean, told, dict(os.environ))
+    process = context.Process(target=wander, args=arguments)
     process.start()
+    told.close()  # so that a process that ends before it is ready is an error, and not waited for
     ready.recv()
     process.join(rng.uniform(0, 0.1 if run_url.startswith("/") else 1.5))
     process.kill()
