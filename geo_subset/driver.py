@@ -1,12 +1,12 @@
 """What a worker knows of the driver that it works for: that both see the same run folder, and that the driver lives.
 
-A worker whose driver has been killed may go on for a while, in a world that goes down with it. What it sees there is
-not the truth, so it records nothing. Whether the driver lives it is told by the lease, as drivers are (see `lease`):
+A worker may outlive its driver for a while. Servers that the driver started are gone by then, so what the worker sees
+is not the truth, and it records nothing. The lease shows whether the driver lives (see `lease`):
 
-- another driver's lease, or none: ours has ended;
-- on the same machine by the driver's process;
-- from elsewhere by watching: the lease must have changed lately. Within two beats nothing is asked. After that the
-  worker waits for the next change, until a silence is long enough for the driver to count as dead.
+- If there is another driver's lease, or none, ours has ended.
+- On the same machine, the worker looks for the driver's process.
+- On another machine, it watches the lease. If that has not changed for two beats, the worker waits for the next change,
+  until the silence is long enough for the driver to count as dead.
 """
 
 from __future__ import annotations

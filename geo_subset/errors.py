@@ -14,7 +14,9 @@ GeoSubsetError
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from geo_subset.credentials import redact_text
 
@@ -81,3 +83,17 @@ def from_os_error(error: OSError, doing: str) -> StageError:
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return ShortageError(f"this machine lacks file descriptors or memory while {doing} ({error.strerror})")
     return StageError(f"{type(error).__name__} while {doing}: {error}")
+
+
+@contextlib.contextmanager
+def of_run_folder(run: str) -> Iterator[None]:
+    """Raises SettingsError if the storage refuses what is done to a run folder, StorageFullError if it is full."""
+    try:
+        yield
+    except GeoSubsetError:
+        raise
+    except Exception as error:  # object stores raise kinds of their own, say for missing credentials
+        refused = from_os_error(error, f"writing to {run}") if isinstance(error, OSError) else None
+        if isinstance(refused, StorageFullError):
+            raise refused from error
+        raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error

@@ -61,7 +61,7 @@ def find(key: str, paths: Iterable[str], endings: Sequence[str]) -> list[InputFi
 
 
 def plain_name(url: str) -> str:
-    """A file's path or URL without the query that a web server's may have: its ending tells what it holds."""
+    """A file's path or URL, without the query of a web server's URL: its ending names the file's format."""
     return url.partition("?")[0] if url.lower().startswith(("http://", "https://")) else url
 
 

@@ -39,7 +39,7 @@ from msgspec import Meta
 
 from geo_subset import layout, manifests, stopping, storage
 from geo_subset.credentials import redact_text
-from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
+from geo_subset.errors import StageError, of_run_folder
 from geo_subset.progress import log
 
 FILE = layout.LEASE
@@ -109,20 +109,13 @@ def held(run_url: str) -> Iterator[None]:
     """
     global _held
     lease = _Lease(run_url, _myself())
-    try:
+    with of_run_folder(run_url):
         storage.make_folder(run_url)
         lease.acquire()
         if storage.is_local(run_url):  # half-written files of a driver that was killed
             for name in storage.sizes(run_url):
                 if storage.is_temporary(name):
                     storage.remove(f"{run_url}/{name}")
-    except StageError:
-        raise
-    except Exception as error:  # object stores raise kinds of their own, say for missing credentials
-        told = from_os_error(error, f"writing to {run_url}") if isinstance(error, OSError) else None
-        if isinstance(told, StorageFullError):
-            raise told from error
-        raise SettingsError(f"run = {run_url!r}: the run folder cannot be written to: {error}") from error
     before, _held = _held, lease
     ended = threading.Event()
     in_main = threading.current_thread() is threading.main_thread()

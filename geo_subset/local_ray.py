@@ -36,12 +36,9 @@ def private() -> Iterator[dict[str, Any]]:
         setattr(ray_constants, _CLUSTERS, False)
         stack.enter_context(_token())
         folder = _folder()
-        metrics = {"enable_metrics_collection": False}  # whose port would answer everybody, and nobody looks
-        yield {
-            "include_dashboard": False,
-            "_system_config": metrics,
-            "_temp_dir": str(folder / "s"),
-        }  # open to everybody
+        # The port of Ray's metrics would answer everybody. Ray itself opens the folder of its session to everybody.
+        system = {"enable_metrics_collection": False}
+        yield {"include_dashboard": False, "_system_config": system, "_temp_dir": str(folder / "s")}
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -5,28 +5,24 @@ The mark notes the SHA-256 of the `run.toml` that was written last, so that one 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
 
 import msgspec
 import tomli_w
 from fsspec.implementations.local import LocalFileSystem
 
-from geo_subset import layout, lease, statefiles, storage
+from geo_subset import layout, lease, statefiles, storage, wording
 from geo_subset.credentials import lacking
-from geo_subset.errors import SettingsError, StageError, StorageFullError, from_os_error
+from geo_subset.errors import SettingsError, of_run_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-#: Entries of a folder that a message names.
-_SHOWN = 3
 _MARK_BYTES = 64 << 10
 _SETTINGS_BYTES = 16 << 20
 
@@ -71,7 +67,7 @@ def open_run(run: str) -> str:
 def check_is_run(run: str) -> str:
     """The URL of a folder that is a run's. Raises SettingsError if it is not."""
     url = open_run(run)
-    with _errors_of(run):
+    with of_run_folder(run):
         if _mark(url) is None and not _is_older_run(url):
             raise SettingsError(f"run = {run!r}: this is not a run folder")
     return url
@@ -83,17 +79,16 @@ def check(run: str) -> str:
     Raises SettingsError: it holds something else, or cannot be written to.
     """
     url = open_run(run)
-    with _errors_of(run):
+    with of_run_folder(run):
         names = [*storage.folders(url), *sorted(storage.sizes(url))]
         if names and (_mark(url) is not None or _is_older_run(url)):
             return url
-        if lease.is_one(url):
-            names.remove(layout.LEASE)
-    strange = [name for name in names if not name.startswith(".")]
+        strange = [name for name in names if not name.startswith(".")]
+        if layout.LEASE in strange and lease.is_one(url):
+            strange.remove(layout.LEASE)
     if strange:
-        more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
         raise SettingsError(
-            f"run = {run!r}: this folder holds what no run has made ({', '.join(strange[:_SHOWN])}{more}). "
+            f"run = {run!r}: this folder holds what no run has made ({wording.some(strange)}). "
             "Name a folder that is empty or not there yet"
         )
     return url
@@ -106,7 +101,7 @@ def claim(run: str, run_toml: str | None = None) -> str:
     Raises StorageFullError.
     """
     url = check(run)
-    with _errors_of(run):
+    with of_run_folder(run):
         storage.make_folder(url)
         mark = _mark(url)
         settings = f"{url}/{layout.SETTINGS}"
@@ -161,16 +156,3 @@ def is_as_written(text: bytes) -> bool:
 
 def _digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
-
-
-@contextlib.contextmanager
-def _errors_of(run: str) -> Iterator[None]:
-    try:
-        yield
-    except (SettingsError, StageError):
-        raise
-    except Exception as error:  # object stores raise kinds of their own, say for missing credentials
-        told = from_os_error(error, f"writing to {run}") if isinstance(error, OSError) else None
-        if isinstance(told, StorageFullError):
-            raise told from error
-        raise SettingsError(f"run = {run!r}: the run folder cannot be written to: {error}") from error

@@ -48,7 +48,7 @@ _SAID = {
 
 
 def of(error: BaseException) -> ShortageError | None:
-    """The shortage that an error tells of; None if it tells of something else."""
+    """The shortage that an error means; None if it means something else."""
     what = None
     if isinstance(error, MemoryError) or (isinstance(error, socket.gaierror) and error.errno == socket.EAI_MEMORY):
         what = _MEMORY
@@ -67,7 +67,7 @@ def of(error: BaseException) -> ShortageError | None:
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Raises ShortageError in place of an error that tells of one."""
+    """Raises ShortageError in place of an error that means one."""
     try:
         yield
     except Exception as error:

@@ -15,13 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from geo_subset import layout, manifests, statefiles, storage
+from geo_subset import layout, manifests, statefiles, storage, wording
 from geo_subset.errors import StageError, from_os_error
 from geo_subset.layout import MANIFEST, UNFINISHED
 from geo_subset.manifests import FileEntry, Manifest, Record, Started
-
-#: Files that a message names.
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -192,10 +189,9 @@ def _refuse_strange(here: str, stage: str, tags: set[str | None], fresh: bool) -
     own = [name for name in sorted(storage.sizes(here)) if layout.is_own(stage, name)]
     strange = [name for name in own if layout.tag(stage, name) not in (tags if fresh else {*tags, None})]
     if strange:
-        more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
         raise StageError(
-            f"{here} holds files that no run has recorded, under names that the stage uses: "
-            f"{', '.join(strange[:_SHOWN])}{more}. Move them elsewhere, then run again"
+            f"{here} holds files that no run has recorded, under names that the stage uses: {wording.some(strange)}. "
+            "Move them elsewhere, then run again"
         )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def counted(number: int, noun: str) -> str:
     """(1, 'place') -> '1 place', (1096, 'place') -> '1,096 places'"""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """('a', 'b', 'c', 'd', 'e') -> 'a, b, c and 2 more'"""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 def most_frequent(reasons: Mapping[str, int], shown: int = 3) -> str:

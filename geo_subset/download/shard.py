@@ -184,16 +184,14 @@ class _Download:
             if (host := self._schedule.host(step)) in self._closed:
                 asked = "not asked again" if self._tries[step] else "not asked"
                 self._fail(step, FetchError(self._closed[host], f"{asked}: its host wants rest"))
-            elif step in self._to_decode_apart and self._apart_room < self._settings.max_bytes:
+                continue
+            reserved = self._settings.max_bytes if step in self._to_decode_apart else 0
+            large = step in self._large and not reserved
+            if reserved > self._apart_room:
                 self._apart_aside.append(step)
-            elif step in self._large and step not in self._to_decode_apart and not self._room:
+            elif large and not self._room:
                 self._aside.append(step)
             else:
-                large, reserved = False, 0
-                if step in self._to_decode_apart:
-                    reserved = self._settings.max_bytes
-                else:
-                    large = step in self._large
                 self._apart_room -= reserved
                 self._room -= large
                 loop.start(self._work, resize, step, large, reserved)

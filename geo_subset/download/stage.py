@@ -26,7 +26,7 @@ from geo_subset.settings import DownloadSettings, Settings
 
 #: How hard the network is tried, which is not what is wanted of it.
 _EFFORT = {"threads", "timeout", "retries", "requests_per_host", "rate_per_host", "contact", "min_success"}
-#: Failed shards, and reasons, that an error message shows.
+#: Failed shards that an error message shows.
 _SHOWN = 3
 _INDEX = "index"
 
@@ -80,7 +80,7 @@ def retry_failed(settings: Settings, folder: StageFolder, pattern: str | None = 
     """Tries again, in new shards, what failed for a reason that may pass, or that matches a regular expression.
 
     None: no sample did. The stage must be finished, or lack nothing but images (StageError). Cut off at any point, the
-    pass is gone on with by the next `run`, or has not begun. Raises StageError as `run` does.
+    next `run` completes the pass, or it has not begun. Raises StageError as `run` does.
     """
     manifest = folder.finished()
     if manifest is not None and not _any_wanted({unit.unit: unit for unit in manifest.units}, pattern, folder):
@@ -111,9 +111,8 @@ def _is_complete(records: Mapping[str, Record], shards: Sequence[Shard]) -> bool
     """Whether all shards are there, and the index is of them all."""
     if _INDEX not in records or any(shard.name not in records for shard in shards):
         return False
-    return _counts({(status, reason): n for status, reason, n in records[_INDEX].extra.get("ends", ())}) == _summed(
-        records
-    )
+    ends = {(status, reason): n for status, reason, n in records[_INDEX].extra.get("ends", ())}
+    return _counts(ends) == _summed(records)
 
 
 @shortage.told()
@@ -184,11 +183,10 @@ def _check_success(counters: Mapping[str, int], min_success: float, folder: Stag
     attempted, succeeded = counters.get("attempted", 0), counters.get("succeeded", 0)
     if not attempted or succeeded / attempted >= min_success:
         return
-    failed = Counter({name[8:]: count for name, count in counters.items() if name.startswith("failed: ")})
-    reasons = ", ".join(f"{reason}: {count:,}" for reason, count in failed.most_common(_SHOWN))
+    reasons = wording.most_frequent(wording.prefixed(counters, "failed: "))
     raise TooFewImagesError(
         f"{succeeded:,} of {attempted:,} images succeeded ({succeeded * 1000 // attempted / 10}%), less than "
-        f"download.min_success = {min_success} asks for (most often failed: {reasons}). All is kept in {folder.url}. "
+        f"download.min_success = {min_success} asks for (failed: {reasons}). All is kept in {folder.url}. "
         "Check the network, then try again what failed with geo-subset download RUN.toml --retry-failed "
         "(add --reason . for all reasons), or accept it with --set download.min_success=0",
         folder.fingerprint,
