@@ -71,7 +71,7 @@ def make(folder: Path, rows: int) -> None:
     from geo_subset import tables
     from geo_subset.runfolder import StageFolder
 
-    places = StageFolder(str(folder), "places", "places")
+    places = StageFolder(str(folder), "places", "a" * 64)
     ids = pa.array([f"list:{i:08x}" for i in range(PLACES)])
     columns: dict[str, Any] = {field.name: pa.nulls(PLACES, field.type) for field in tables.PLACES}
     columns |= {"place_id": ids, "name": pa.array([f"Place {i}" for i in range(PLACES)])}
@@ -82,7 +82,7 @@ def make(folder: Path, rows: int) -> None:
     places.start(1)
     entry = places.write_table(pa.table(columns).select(tables.PLACES.names).cast(tables.PLACES), "places.parquet")
     places.finish([places.record("places", [entry], {})], 0.0)
-    matches = StageFolder(str(folder), "retrieve", "matches")
+    matches = StageFolder(str(folder), "retrieve", "b" * 64)
     parts = -(-rows // ROWS_PER_PART)
     matches.start(parts)
     rng = np.random.default_rng(8)
@@ -173,7 +173,7 @@ def stage(folder: Path) -> dict[str, float]:
         ray.get([nothing.remote() for _ in range(2)])
         root = psutil.Process()
         before = sum(sum(p.cpu_times()[:2]) for p in [root, *root.children(recursive=True)])
-        samples = StageFolder(str(folder), "merge", "samples")
+        samples = StageFolder(str(folder), "merge", "c" * 64)
         started = time.monotonic()
         manifest = merge.run(settings, samples)
         seconds = time.monotonic() - started
