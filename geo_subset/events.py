@@ -150,10 +150,9 @@ class _AboveBar(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage():
-            line = "\n          ".join(
-                self.format(record).split("\n")
-            )  # no message makes a line that looks like another
-            tqdm.write(_shown(line), file=sys.stderr)
+            # Further lines are indented, so that no message can make one that looks like another's first.
+            lines = self.format(record).replace("\n", "\n          ")
+            tqdm.write(_shown(lines), file=sys.stderr)
 
 
 class _Lines(logging.Handler):

@@ -12,7 +12,7 @@ def counted(number: int, noun: str) -> str:
 
 def some(names: Sequence[str], shown: int = 3) -> str:
     """('a', 'b', 'c', 'd', 'e') -> 'a, b, c and 2 more'"""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
     return f"{', '.join(names[:shown])}{more}"
 
 

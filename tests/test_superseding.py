@@ -206,3 +206,28 @@ def test_half_written_files_go_when_a_stage_is_found_done(run_url):
     StageFolder(run_url, "download", FINGERPRINTS[0]).tidy(manifest)
     assert set(storage.sizes(f"{run_url}/shards")) == {"_manifest.json", *(entry.path for entry in manifest.files)}
     assert storage.sizes(f"{run_url}/shards/_records") == {}
+
+
+def test_an_object_store_moves_results_by_itself(s3_bucket, monkeypatch):
+    """No byte of a shard comes here or goes back, and of what did not change nothing is copied."""
+    import s3fs
+
+    run_url = ownership.claim(f"{s3_bucket}/run-{os.urandom(4).hex()}", "")
+    make(run_url, FINGERPRINTS[0])
+    make(run_url, FINGERPRINTS[1])
+    asked: list[tuple[str, str]] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def noted(self, method, *arguments, **options):
+        asked.append((method, options.get("Key", "")))
+        return await call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", noted)
+    superseding.settle(run_url, "download", FINGERPRINTS[0])
+    of_shards = [(method, key) for method, key in asked if not key.endswith(".json") or "_stats" in key]
+    assert {method for method, key in of_shards if key} == {"copy_object", "delete_object", "head_object"}
+    files = len(superseding.statefiles.read_manifest(f"{run_url}/shards").files)
+    assert len([method for method, _ in of_shards if method == "copy_object"]) == 2 * files, "one back, one aside"
+    asked.clear()
+    superseding.settle(run_url, "download", FINGERPRINTS[0])
+    assert {method for method, _ in asked} <= {"list_objects_v2", "get_object", "head_object"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,3 +31,10 @@ def test_counters_under_the_words_for_them() -> None:
     assert wording.prefixed({"rows": 5, "dropped_no_name": 3, "dropped_blank": 0}, "dropped_") == {"no name": 3}
     assert wording.chosen({"a": 1, "b": 0, "c": 2}, {"a": "A", "b": "B", "d": "D"}) == {"A": 1}
     assert [wording.counted(n, "place") for n in (0, 1, 1096)] == ["0 places", "1 place", "1,096 places"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [([], ""), (["a"], "a"), (list("abc"), "a, b, c"), (list("abcde"), "a, b, c and 2 more")]
+)
+def test_some_of_many_names(names, words):
+    assert wording.some(names) == words

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from geo_subset import manual
+from geo_subset import manual, wording
 from geo_subset.errors import StageError
 from geo_subset.printable import brief
 from geo_subset.progress import log
@@ -153,8 +153,7 @@ def _keys(rows: list[Any]) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(brief(name, _SHOWN_LETTERS) for name in names[:_SHOWN]) + more
+    return wording.some([brief(name, _SHOWN_LETTERS) for name in names], _SHOWN)
 
 
 def _said(error: AnswerError) -> str:
