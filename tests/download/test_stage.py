@@ -178,7 +178,7 @@ def test_too_few_images_fail_the_stage_until_they_are_accepted_or_come(web: Web,
 def test_a_share_that_is_low_enough_accepts_what_is_there_without_asking_again(web: Web, tmp_path: Path) -> None:
     merged(tmp_path, samples_of([f"{web.url}/gone{n}" for n in range(5)]), rows_per_file=4)
     folder = shards_folder(tmp_path)
-    with pytest.raises(TooFewImagesError, match="http 404 \(5\)"):
+    with pytest.raises(TooFewImagesError, match=r"http 404 \(5\)"):
         stage.run(settings_for(tmp_path), folder)
     manifest = stage.run(settings_for(tmp_path, min_success=0.0), folder)
     assert manifest.counters["failed: http 404"] == 5
